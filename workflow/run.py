@@ -59,7 +59,7 @@ def check_parameters(profile: str) -> None:
             command = [sys.executable, "-m", "irlkit.settings", "check", name, file.name]
             done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         if done.returncode:
-            reason = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1].removeprefix("error: ")
+            reason = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1].removeprefix("error: ").removeprefix(f"{name}: ")
             raise UserError(f"profiles/{profile}.yaml, {name}: {reason}")
 
 

@@ -27,8 +27,6 @@ for line in pathlib.Path(sys.argv[1]).read_text(encoding="utf-8").splitlines():
 
 
 def main(torch_index: str | None) -> int:
-    if sys.version_info < (3, 11):
-        return refuse(f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}: make PYTHON=/path/to/python3.11")
     STAMP.unlink(missing_ok=True)
     print("setting up .venv from requirements.lock (some minutes, once)", flush=True)
     try:
