@@ -27,13 +27,15 @@ test: setup
 publish: PROFILE = full
 publish: .venv/.ready
 	@$(RUN) workflow/publish.py --profile $(PROFILE) $(if $(NB),--notebook $(NB))
+	@$(RUN) workflow/readme_table.py
 
 setup: .venv/.ready
 	@$(RUN) -m irlkit.assets fetch
 
 # The stamp is written last: a set-up that was cut short runs again and checks what it finds.
 .venv/.ready: requirements.lock pyproject.toml
-	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer with venv was found; install one, or give it: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo >&2 \
+	"error: Python 3.11 or newer, with venv, is needed$(if $(PYTHON), and $(PYTHON) is not that): make PYTHON=/path/to/python3.11"; exit 1; }
 	@$(PYTHON) workflow/set_up.py $(TORCH_INDEX)
 
 clean:

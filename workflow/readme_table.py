@@ -37,7 +37,7 @@ def _caption(summary: dict) -> str:
 
 
 def _others(summary: dict) -> list[str]:
-    """"baseline.NAME" and "ceiling.NAME" of the summary's keys, in its order."""
+    """ "baseline.NAME" and "ceiling.NAME" of the summary's keys, in its order."""
     found = [re.match(r"(baseline|ceiling)\.[^.]+", key) for key in summary]
     return list(dict.fromkeys(match[0] for match in found if match))
 
