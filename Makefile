@@ -35,7 +35,7 @@ setup: .venv/.ready
 # The stamp is written last: a set-up that was cut short runs again and checks what it finds.
 .venv/.ready: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo >&2 \
-	"error: Python 3.11 or newer, with venv, is needed$(if $(PYTHON), and $(PYTHON) is not that): make PYTHON=/path/to/python3.11"; exit 1; }
+	"error: Python 3.11 or newer, with venv, is needed$(if $(PYTHON),; $(PYTHON) is not that): make PYTHON=/path/to/python3.11"; exit 1; }
 	@$(PYTHON) workflow/set_up.py $(TORCH_INDEX)
 
 clean:

@@ -67,7 +67,7 @@ def pip(*arguments: object) -> None:
 
 def broken_packages() -> list[str]:
     done = subprocess.run([str(PYTHON), "-c", BROKEN, str(LOCK)], check=True, capture_output=True, text=True)
-    return done.stdout.split()
+    return done.stdout.splitlines()
 
 
 def installed(package: str) -> bool:
