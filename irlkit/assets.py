@@ -181,13 +181,14 @@ def main(arguments: list[str]) -> int:
         os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     for name in arguments[1:] or ASSETS:
-        start = time.monotonic()
+        start, was_there = time.monotonic(), cache.is_intact(cache.root() / name)
         try:
             folder = fetch(name)
         except AssetError as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
-        print(f"{name}: ready in {folder} ({time.monotonic() - start:.0f} s)", flush=True)
+        if not was_there:
+            print(f"{name}: fetched into {folder} ({time.monotonic() - start:.0f} s)", flush=True)
     return 0
 
 
