@@ -106,7 +106,7 @@ class Tree:
 
 @pytest.fixture
 def tree(tmp_path) -> Tree:
-    return Tree(tmp_path)
+    return Tree(tmp_path / "a tree")   # a space in the path must not matter
 
 
 def test_only_what_is_old_runs(tree):
@@ -158,6 +158,17 @@ def test_killed_run_goes_on(tree):
     assert "a run was killed here" in printed
     assert ran == ["02-beta 1", "03-gamma 2"], "what was finished stays, what was half-written runs again"
     assert tree.read("artifacts/b.txt") == "02-beta 0"
+
+
+def test_stopped_run_ends_its_notebooks(tree):
+    tree.profile({"02-beta": {"wait": 60.0}})
+    process = subprocess.Popen(tree.command(), cwd=tree.folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    wait_until(lambda: "02-beta 1" in tree.started())
+    process.terminate()
+    printed = process.communicate(timeout=30)[1]
+    assert process.returncode == 130 and printed.strip() == "stopped; the same command goes on from what is finished"
+    tree.profile({})
+    assert goes_on(tree)[0] == 0
 
 
 def wait_until(holds, seconds: float = 60.0):

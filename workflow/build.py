@@ -13,7 +13,6 @@ from pathlib import Path
 import gates
 from chapters import ROOT, UserError
 
-STAGE = ROOT / "_build" / "stage"
 PROSE = ["_config.yml", "_toc.yml", "book"]
 
 
@@ -30,23 +29,23 @@ def main(arguments: list[str]) -> int:
 
 def build(run_folder: Path, output: Path = ROOT) -> Path:
     """Build and check the site in `output`/_build/html; returns its first page. UserError says what is wrong."""
-    stage(run_folder)
+    staged = stage(run_folder, output / "_build" / "stage")
     html = output / "_build" / "html"
     shutil.rmtree(html, ignore_errors=True)
     shutil.rmtree(html.with_name(".doctrees"), ignore_errors=True)
-    command = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(STAGE), "--path-output", str(output),
+    command = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(staged), "--path-output", str(output),
                "-W", "-n", "--keep-going", "-q"]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode:
-        raise UserError("the book does not build:\n" + complaints(done.stdout))
+        raise UserError("the book does not build:\n" + complaints(done.stdout.replace(f"{staged}/", "")))
     faults = gates.site_faults(html, ROOT / "_toc.yml") + gates.loads_from_elsewhere(html)
     if faults:
         raise UserError("the book is built but not whole:\n" + "\n".join(faults))
     return html / "index.html"
 
 
-def stage(run_folder: Path) -> None:
-    """Copy prose and the run's notebooks to _build/stage; UserError if one is missing or did not run to its end."""
+def stage(run_folder: Path, folder: Path) -> Path:
+    """Copy prose and the run's notebooks to `folder`; UserError if one is missing or did not run to its end."""
     if not run_folder.is_dir():
         raise UserError(f"no run in {run_folder}: `make book` makes one, `make html` shows the published one")
     wanted = [page for page in gates.toc_pages(ROOT / "_toc.yml") if page.startswith("notebooks/")]
@@ -56,18 +55,19 @@ def stage(run_folder: Path) -> None:
     faults = [fault for page in wanted for fault in gates.notebook_faults(run_folder / f"{page}.ipynb")]
     if faults:
         raise UserError("not every notebook ran to its end:\n" + "\n".join(faults))
-    shutil.rmtree(STAGE, ignore_errors=True)
-    (STAGE / "notebooks").mkdir(parents=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "notebooks").mkdir(parents=True)
     for name in PROSE:
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy2
-        copy(ROOT / name, STAGE / name)
+        copy(ROOT / name, folder / name)
     for page in wanted:
-        shutil.copy2(run_folder / f"{page}.ipynb", STAGE / f"{page}.ipynb")
+        shutil.copy2(run_folder / f"{page}.ipynb", folder / f"{page}.ipynb")
+    return folder
 
 
 def complaints(printed: str, count: int = 30) -> str:
-    """Sphinx's warnings and errors, with the stage's path left out; the last lines if it names none."""
-    lines = [line.replace(f"{STAGE}/", "") for line in printed.splitlines() if line.strip()]
+    """Sphinx's warnings and errors; the last lines if it names none."""
+    lines = [line for line in printed.splitlines() if line.strip()]
     named = [line for line in lines if "WARNING" in line or "ERROR" in line or "rror:" in line]
     return "\n".join((named or lines)[-count:])
 

@@ -8,6 +8,7 @@ import argparse
 import fcntl
 import json
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -15,6 +16,7 @@ import time
 from pathlib import Path
 
 import chapters
+import psutil
 from chapters import ROOT, UserError
 
 LOG = ROOT / "runs" / "log.txt"
@@ -46,7 +48,12 @@ def run(profile: str, notebook: str | None) -> int:
         # The log is the lock: it is held until the last process that writes to it has gone, Snakemake's orphans included.
         process = subprocess.Popen(snakemake(profile, *targets), cwd=ROOT, stdout=log, stderr=log)
         log.write(f"process {process.pid}\n".encode())
-        watch(process, ROOT / "runs" / profile, started)
+        try:
+            watch(process, ROOT / "runs" / profile, started)
+        except KeyboardInterrupt:
+            stop(process)
+            print("\nstopped; the same command goes on from what is finished", file=sys.stderr)
+            return 130
     return report(process.returncode, profile, started)
 
 
@@ -101,6 +108,16 @@ def watch(process: subprocess.Popen, folder: Path, started: float) -> None:
             if news and shown.get(name) != news:
                 shown[name] = news
                 print(f"{clock(time.time() - started)}  {name}  {news}", flush=True)
+
+
+def stop(process: subprocess.Popen, patience: float = 20.0) -> None:
+    """End Snakemake and the notebooks that it runs; what they were writing is made again by the next run."""
+    alive = psutil.Process(process.pid).children(recursive=True) + [psutil.Process(process.pid)]
+    for one in alive:
+        one.terminate()
+    for one in psutil.wait_procs(alive, timeout=patience)[1]:
+        one.kill()
+    process.wait()
 
 
 def progress(log: Path, started: float) -> str:
@@ -170,4 +187,5 @@ def clock(seconds: float) -> str:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)   # `kill` and Ctrl-C end a run alike
     sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,119 @@
+"""Copy a finished run to results/: python workflow/publish.py --profile full [--notebook 05].
+
+Notebooks are asked by the gates first, and the book must build from what results/ would hold. What differs between
+two identical runs (times, random names) leaves the notebooks; what matters of it goes to results/manifest.json.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import chapters
+import gates
+from build import build
+from chapters import ROOT, UserError
+from irlkit.records import merge_summaries
+
+RESULTS = ROOT / "results"
+LIMIT = 20_000_000   # bytes of all published files together
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--profile", default="full", help="publish runs/PROFILE")
+    parser.add_argument("--notebook", help="one chapter alone, by its number")
+    asked = parser.parse_args(arguments)
+    try:
+        names = [chapters.find(asked.notebook)] if asked.notebook else list(chapters.CHAPTERS)
+        publish(asked.profile, names)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"results/ now holds {', '.join(names)} of runs/{asked.profile}")
+    return 0
+
+
+def publish(profile: str, names: list[str]) -> None:
+    """Put the chapters `names` of runs/`profile` into results/, or change nothing there and raise UserError."""
+    run = ROOT / "runs" / profile
+    faults = [fault for name in names for fault in chapter_faults(run, name)]
+    if faults:
+        raise UserError(f"runs/{profile} is not fit to publish:\n" + "\n".join(faults))
+    with tempfile.TemporaryDirectory(dir=run) as folder:
+        new = Path(folder) / "results"
+        if RESULTS.exists():
+            shutil.copytree(RESULTS, new)
+        for name in names:
+            copy_chapter(run, new, name, profile)
+        merge_summaries(str(new), profile)
+        check_size(new)
+        if all((new / f"notebooks/{name}.ipynb").exists() for name in chapters.CHAPTERS):
+            build(new)
+        shutil.rmtree(RESULTS, ignore_errors=True)
+        shutil.move(new, RESULTS)
+
+
+def chapter_faults(run: Path, name: str) -> list[str]:
+    """Files that the chapter should have left, faults of its notebook, and paths of this machine in it."""
+    missing = [f"{name}: {path} is missing" for path in chapters.outputs(name) if not (run / path).exists()]
+    if missing:
+        return missing
+    notebook = run / f"notebooks/{name}.ipynb"
+    faults = gates.notebook_faults(notebook)
+    text = notebook.read_text(encoding="utf-8")
+    return faults + [f"{notebook.name}: shows this machine's path {path}" for path in (ROOT, Path.home()) if f"{path}/" in text]
+
+
+def copy_chapter(run: Path, results: Path, name: str, profile: str) -> None:
+    """Copy what the chapter's entry in the table lists, so never cache/, and write its part of the manifest."""
+    for path in chapters.outputs(name):
+        (results / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(run / path, results / path)
+    path = results / f"notebooks/{name}.ipynb"
+    notebook = chapters.read_json(path)
+    record(results / "manifest.json", name, facts(run, name, notebook, profile))
+    path.write_text(json.dumps(stripped(notebook), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def facts(run: Path, name: str, notebook: dict, profile: str) -> dict:
+    """What made the chapter: the commit at its run, the parameters that were set, and the seconds that it took."""
+    made = notebook["metadata"]["papermill"]
+    commit = run / f"logs/{name}.commit"
+    return {
+        "commit": commit.read_text(encoding="utf-8").strip() if commit.exists() else "unknown",
+        "profile": profile,
+        "parameters": {key: value for key, value in made["parameters"].items() if key not in ("inputs", "outputs")},
+        "seconds": round(made["duration"], 1),
+    }
+
+
+def record(manifest: Path, name: str, entry: dict) -> None:
+    known = chapters.read_json(manifest) if manifest.exists() else {}
+    ordered = {key: value for key, value in sorted({**known, name: entry}.items())}
+    manifest.write_text(json.dumps(ordered, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def stripped(notebook: dict) -> dict:
+    """The notebook without what differs between two identical runs: Papermill's block, times, random cell ids."""
+    notebook["metadata"].pop("papermill", None)
+    for number, cell in enumerate(notebook["cells"]):
+        cell["id"] = f"cell-{number:02d}"
+        for key in ("papermill", "execution"):
+            cell["metadata"].pop(key, None)
+    return notebook
+
+
+def check_size(folder: Path) -> None:
+    sizes = {path: path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+    if sum(sizes.values()) > LIMIT:
+        largest = max(sizes, key=sizes.get)
+        raise UserError(f"results/ would hold {sum(sizes.values()) / 1e6:.1f} MB, at most {LIMIT / 1e6:.0f} MB are allowed; "
+                        f"the largest file is {largest.relative_to(folder)} with {sizes[largest] / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
