@@ -10,9 +10,9 @@ import os
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from irlkit import assets
 
@@ -125,8 +125,76 @@ def check_context(prompts: list[str], tokenizer, context: int, new_tokens: int) 
             )
 
 
-# notebook -> its settings
-NOTEBOOKS: dict[str, type[Settings]] = {}
+class Sampled(Settings):
+    """Settings of the notebooks that sample from a language model."""
+
+    base_model: Model = "smollm2-135m-instruct"
+    prompts: Prompts = "realtoxicityprompts"
+    prompt_limit: int = Field(0, ge=0)
+    split_seed: int = Field(0, ge=0)
+    max_new_tokens: int = Field(24, ge=1, le=512)
+    engine: Literal["ctranslate2", "transformers"] = "ctranslate2"
+    precision: Literal["int8", "int16", "float32"] = "float32"
+
+
+class DataAndReward(Sampled):
+    samples: int = Field(4, ge=2, le=64)
+    temperature: float = Field(1.0, gt=0, le=2)
+    preferences: Preferences = "paradetox"
+
+
+class RLHF(Sampled):
+    steps: int = Field(14, ge=1)
+    learning_rate: float = Field(1e-4, gt=0, lt=1)
+    kl_weight: float = Field(0.05, ge=0)
+    batch: int = Field(64, ge=2)
+    group: int = Field(4, ge=2)
+    frozen_blocks: int = Field(0, ge=0)
+    max_prompt_tokens: int = Field(20, ge=1)
+    expert_samples: int = Field(2, ge=1, le=64)
+
+    @model_validator(mode="after")
+    def _whole_groups(self):
+        if self.batch % self.group:
+            raise ValueError(f"batch = {self.batch} must be a multiple of group = {self.group}")
+        return self
+
+
+class Demonstrations(Sampled):
+    preferences: Preferences = "paradetox"
+    preference_limit: int = Field(0, ge=0)
+    layers: list[int] = Field([0, 2, 5, 10, 15], min_length=1)
+    penalty: float = Field(2e-3, gt=0)
+    dimension: int = Field(384, ge=1)
+    precision_texts: int = Field(200, ge=1)
+
+
+class Fitted(Settings):
+    """Settings of the notebooks that fit rewards."""
+
+    seeds: int = Field(20, ge=2, le=1000)
+    beta: float = Field(2.0, gt=0)
+    demonstrations: int = Field(4, ge=1)
+    sample_size: int = Field(100, ge=2)
+    learning_rate: float = Field(1e-4, gt=0, lt=1)
+
+
+class MaxMarginIRL(Fitted):
+    epochs: int = Field(30, ge=1)
+
+
+class RewardAccuracy(Fitted):
+    resamples: int = Field(200, ge=20)
+    show: int = Field(8, ge=0, le=50)
+
+
+NOTEBOOKS: dict[str, type[Settings]] = {
+    "01-data-and-true-reward": DataAndReward,
+    "02-rlhf": RLHF,
+    "03-demonstrations": Demonstrations,
+    "04-max-margin-irl": MaxMarginIRL,
+    "05-reward-accuracy": RewardAccuracy,
+}
 
 
 def check_file(notebook: str, path: Path) -> Settings:

@@ -1,0 +1,141 @@
+"""Demonstrations: what the experts chose among the completions of the same prompt, for many seeds at once."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from irlkit.settings import ParameterError
+
+SPLITS = {"train": 0.7, "calibration": 0.1, "test": 0.2}
+
+
+def split_by_prompt(count, seed):
+    """Assign each of `count` prompts to train, calibration or test (70, 10 and 20 %); returns names [count]."""
+    order = np.random.default_rng(seed).permutation(count)
+    first, second = round(SPLITS["train"] * count), round((SPLITS["train"] + SPLITS["calibration"]) * count)
+    names = np.empty(count, dtype=object)
+    names[order[:first]], names[order[first:second]], names[order[second:]] = "train", "calibration", "test"
+    return names
+
+
+def pair_up(base, expert):
+    """Drop what no method can use, and count it.
+
+    `base` and `expert` are tables with the columns prompt, sample, completion. A completion is dropped if it is
+    empty, or equal to an earlier one of the same prompt and source; an expert completion also if the base model
+    wrote the very same text for this prompt. Returns (table with a column `source`, counts by source and reason).
+    """
+    both = pd.concat([base.assign(source="base"), expert.assign(source="expert")], ignore_index=True)
+    text = both.completion.str.strip()
+    empty = text == ""
+    repeated = both.assign(text=text).duplicated(["prompt", "source", "text"]) & ~empty
+    written = set(zip(both.prompt[both.source == "base"], text[both.source == "base"]))
+    identical = pd.Series([(p, t) in written for p, t in zip(both.prompt, text)]) & (both.source == "expert")
+    reason = pd.Series("kept", both.index).mask(identical, "identical to the base").mask(repeated, "repeated")
+    reason = reason.mask(empty, "empty")
+    counts = both.assign(reason=reason).value_counts(["source", "reason"]).rename("completions").reset_index()
+    return both[reason == "kept"].reset_index(drop=True), counts
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What an IRL method is shown: choice sets and the expert's picks in them, for S seeds.
+
+    features [T, p]: φ of every text. sets [n, C] (int): which texts stand in a choice set, all of one prompt; a set
+    with fewer than C texts is filled up with −1. base [n, C] (bool): which of them the base model wrote.
+    picks [S, n, C]: how often seed s's expert chose each; a bootstrap over prompts is part of it.
+    """
+
+    features: np.ndarray
+    sets: np.ndarray
+    base: np.ndarray
+    picks: np.ndarray
+
+    @property
+    def seeds(self):
+        return len(self.picks)
+
+    def for_seed(self, seed):
+        return Choices(self.features, self.sets, self.base, self.picks[seed:seed + 1])
+
+    def pairs(self, size=None, seed=0):
+        """One base text for each pick: (expert, base), each [S, m] text indices, in random order, at most `size`.
+
+        Raises ParameterError if fewer than `size` pairs can be had.
+        """
+        drawn = [_pairs_of(self, picks, np.random.default_rng([seed, number])) for number, picks in enumerate(self.picks)]
+        shortest = min(len(expert) for expert, _ in drawn)
+        if size is not None and size > shortest:
+            raise ParameterError(f"sample_size: {size} pairs asked for; at most {shortest} can be had")
+        m = size or shortest
+        return np.stack([expert[:m] for expert, _ in drawn]), np.stack([base[:m] for _, base in drawn])
+
+
+def _pairs_of(choices, picks, random):
+    rows, columns = np.nonzero(picks)
+    order = random.permutation(np.repeat(np.arange(len(rows)), picks[rows, columns].astype(int)))
+    rows, columns = rows[order], columns[order]
+    free = choices.base[rows].copy()
+    free[np.arange(len(rows)), columns] = False
+    usable = free.any(1)
+    key = np.where(free, random.random(free.shape), -1.0)
+    base = choices.sets[rows, key.argmax(1)]
+    return choices.sets[rows, columns][usable], base[usable]
+
+
+def _groups(table, split, source):
+    chosen = table[(table.split == split) & (table.source == source)]
+    return {prompt: np.asarray(index) for prompt, index in chosen.groupby("prompt").groups.items()}
+
+
+def _bootstrap(prompts, seeds, seed, resample):
+    """Counts [S, prompts] of a bootstrap over prompts (all ones without `resample`)."""
+    if not resample:
+        return np.ones((seeds, prompts))
+    draws = (np.random.default_rng([seed, number]).integers(prompts, size=prompts) for number in range(seeds))
+    return np.stack([np.bincount(draw, minlength=prompts) for draw in draws]).astype(float)
+
+
+def rlhf_choices(table, features, split="train", seeds=1, seed=0, resample=True, base_samples=None):
+    """Choice sets of a real expert: each of its completions among the base model's of the same prompt.
+
+    `table` has one row a text (columns prompt, source, split), in the order of `features`. At most `base_samples`
+    base completions stand in a set.
+    """
+    base, expert = _groups(table, split, "base"), _groups(table, split, "expert")
+    prompts = [prompt for prompt in expert if prompt in base]
+    rows = [np.r_[mine, base[prompt][:base_samples]] for prompt in prompts for mine in expert[prompt]]
+    owner = np.repeat(np.arange(len(prompts)), [len(expert[prompt]) for prompt in prompts])
+    sets = _fill(rows)
+    picks = np.zeros((seeds, *sets.shape))
+    picks[:, :, 0] = _bootstrap(len(prompts), seeds, seed, resample)[:, owner]
+    written_by_base = sets >= 0
+    written_by_base[:, 0] = False
+    return Choices(features, sets, written_by_base, picks)
+
+
+def exact_choices(table, features, reward, beta=2.0, demonstrations=4, split="train", seeds=1, seed=0, resample=False):
+    """Choice sets of an exact expert: picks among a prompt's base completions with weights ∝ exp(reward / beta).
+
+    `reward` [T] is the reward of every text of the table (any unit; `beta` in the same). A reward of zeros gives the
+    null: base completions that stand in for an expert. `demonstrations` None gives the weights themselves (m → ∞).
+    """
+    sets = _fill(list(_groups(table, split, "base").values()))
+    logits = np.where(sets >= 0, reward[sets] / beta, -np.inf)
+    weights = np.exp(logits - logits.max(1, keepdims=True))
+    weights /= weights.sum(1, keepdims=True)
+    counts = _bootstrap(len(sets), seeds, seed, resample)
+    if demonstrations is None:
+        picks = np.broadcast_to(weights, (seeds, *weights.shape))
+    else:
+        picks = np.stack([np.random.default_rng([seed, number, 1]).multinomial(demonstrations, weights)
+                          for number in range(seeds)])
+    return Choices(features, sets, sets >= 0, picks * counts[:, :, None])
+
+
+def _fill(rows):
+    sets = np.full((len(rows), max(map(len, rows))), -1)
+    for number, row in enumerate(rows):
+        sets[number, :len(row)] = row
+    return sets

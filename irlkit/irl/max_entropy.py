@@ -1,0 +1,23 @@
+"""Maximum entropy IRL with the partition over base samples of the same prompt (book, eq. max-entropy).
+
+After Ziebart et al. (2008): the expert's density at y is π₀(y|x) exp(r(y)) / Z(x). Samples of π₀ for the same prompt
+turn Z(x) into a sum over the choice set, in which π₀ cancels: P(i | set) = exp r(y_i) / Σ_j exp r(y_j).
+"""
+
+import torch
+
+from irlkit.irl.common import choice_scores, lbfgs
+
+
+def loss(weights, features, choices_sets, picks):
+    """Mean negative log likelihood of the picks [S], in nats: weights [S, p], features [T, p], picks [S, n, C]."""
+    log_share = torch.log_softmax(choice_scores(weights, features, choices_sets), -1)
+    return -(picks * log_share.masked_fill(picks == 0, 0)).sum((1, 2)) / picks.sum((1, 2))
+
+
+def fit(choices, penalty=2e-3, epochs=100, on_epoch=None):
+    """Weights [S, p] that minimise the negative log likelihood plus (penalty / 2) ‖w‖², by L-BFGS from zero."""
+    features, sets = torch.as_tensor(choices.features), torch.as_tensor(choices.sets)
+    picks = torch.as_tensor(choices.picks, dtype=torch.float32)
+    start = torch.zeros(choices.seeds, features.shape[1])
+    return lbfgs(lambda w: loss(w, features, sets, picks) + penalty / 2 * (w**2).sum(1), start, epochs, on_epoch)

@@ -1,0 +1,39 @@
+"""Max-margin IRL, well posed: a margin of one and a bounded norm (book, eq. max-margin; after Abbeel and Ng, 2004).
+
+min_w mean_i max(0, 1 − w·(φ(expert_i) − φ(base_i))) subject to ‖w‖ ≤ bound. The margin fixes the unit of the reward and
+the bound its scale, so that the loss has a minimum; it is convex, and many seeds are one batch.
+"""
+
+import torch
+
+
+def loss(margins):
+    """Hinge loss of margins d = r(expert) − r(base): max(0, 1 − d), elementwise."""
+    return torch.relu(1 - margins)
+
+
+def fit(choices, bound=10.0, epochs=300, seed=0, on_epoch=None):
+    """Weights [S, p] by projected subgradient steps on all pairs; returns the average of the second half's iterates.
+
+    With steps bound / (G √t), G the norm of the current subgradient, the average's excess loss falls as 1 / √epochs.
+    """
+    expert, base = choices.pairs(seed=seed)
+    features = torch.as_tensor(choices.features)
+    difference = features[expert] - features[base]
+    weights = torch.zeros(choices.seeds, features.shape[1])
+    average, averaged = torch.zeros_like(weights), 0
+    for epoch in range(1, epochs + 1):
+        active = (torch.einsum("smp,sp->sm", difference, weights) < 1).float()
+        gradient = -torch.einsum("smp,sm->sp", difference, active) / difference.shape[1]
+        step = bound / (gradient.norm(dim=1, keepdim=True).clamp_min(1e-12) * epoch**0.5)
+        weights = _project(weights - step * gradient, bound)
+        if epoch > epochs // 2 or on_epoch:
+            averaged += 1
+            average += (weights - average) / averaged
+        if on_epoch:
+            on_epoch(epoch, average.numpy().copy())
+    return average.numpy()
+
+
+def _project(weights, bound):
+    return weights * (bound / weights.norm(dim=1, keepdim=True).clamp_min(1e-12)).clamp(max=1)

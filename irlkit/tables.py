@@ -1,0 +1,34 @@
+"""Everything that is tabulated: pandas tables for the book, with masked and escaped text."""
+
+from irlkit.figures import label
+from irlkit.rewards import mask
+
+
+def texts(rows, columns, wide=("prompt", "completion")):
+    """Texts of models and people as an HTML table: toxic words masked, everything escaped."""
+    shown = rows[list(columns)].copy()
+    for name in shown.columns.intersection([*wide, "text", "toxic", "neutral", "base", "expert"]):
+        shown[name] = [mask(str(text)) for text in shown[name]]
+    return shown.style.hide(axis="index").format(precision=2, escape="html").set_table_attributes('class="texts"')
+
+
+def over_seeds(rows, metrics, index=("expert", "method")):
+    """Median [5th, 95th percentile] over seeds: a row for each `index`, a column for each metric."""
+    groups = rows[rows.metric.isin(metrics)].groupby([*index, "metric"], sort=False).value
+    cells = groups.apply(_cell).unstack("metric")[list(metrics)]
+    table = cells.reset_index()
+    for name in index:
+        table[name] = table[name].map(label)
+    return plain(table.rename(columns={m: label(m) for m in metrics}))
+
+
+def _cell(values):
+    if len(values) == 1:
+        return f"{values.iloc[0]:.3f}"
+    return f"{values.median():.3f} [{values.quantile(0.05):.3f}, {values.quantile(0.95):.3f}]"
+
+
+def plain(table, precision=3):
+    """A table without its index, numbers with `precision` digits, text escaped, none shown as a dash."""
+    return (table.style.hide(axis="index").format(precision=precision, escape="html", na_rep="–", thousands=",")
+            .set_table_attributes('class="numbers"'))
