@@ -8,11 +8,16 @@ from sphinx.application import Sphinx
 REPAIRS = [
     # sphinxcontrib-bibtex's reference list: children of a list must be list items.
     (re.compile(r'role="doc-biblioentry"'), 'role="listitem"'),
-    # pandas leaves the header of an index column empty: an empty header names nothing.
-    (re.compile(r"<th(?:\s[^>]*)?>\s*</th>"), "<td></td>"),
-    # The theme's search buttons are icons without a name.
-    (re.compile(r'<button class="([^"]*\bsearch-button\b[^"]*)"(?![^>]*aria-label)'),
+    # An empty table header names nothing; pandas leaves one above its index, and so do tables without a corner.
+    (re.compile(r"<th(?:\s[^>]*)?>(?:\s|<p>|</p>)*</th>"), "<td></td>"),
+    # The theme's search button is an icon without a name.
+    (re.compile(r'<button class="([^"]*(?<![\w-])search-button(?![\w-])[^"]*)"(?![^>]*aria-label)'),
      r'<button aria-label="Search" class="\1"'),
+    # … and its search field is named otherwise than it reads.
+    (re.compile(r'(<button class="[^"]*(?<![\w-])search-button-field(?![\w-])[^>]*?) aria-label="Search"'), r"\1"),
+    # The theme's logo stands outside of any region of the page.
+    (re.compile(r'<div class="sidebar-primary-item">(?=\s*<a class="navbar-brand)'),
+     '<div class="sidebar-primary-item" role="navigation" aria-label="Book">'),
     # A scrolling region must be reachable by keyboard.
     (re.compile(r'<div class="(pst-scrollable-table-container|output text_html)"(?![^>]*tabindex)'),
      r'<div class="\1" tabindex="0"'),
