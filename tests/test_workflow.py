@@ -213,6 +213,14 @@ def test_mistakes_are_refused_before_anything_runs(tree, values, arguments, mess
     assert message in printed and len(printed.strip().splitlines()) == 1
 
 
+def test_profiles_are_accepted_by_the_package():
+    sys.path.insert(0, str(ROOT / "workflow"))
+    import run
+
+    for path in (ROOT / "profiles").glob("*.yaml"):
+        run.check_parameters(path.stem)   # raises with the reason
+
+
 def test_table_matches_the_project():
     table = yaml.safe_load((ROOT / "workflow/chapters.yaml").read_text(encoding="utf-8"))
     made: set[str] = set()
