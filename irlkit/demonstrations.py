@@ -1,6 +1,6 @@
 """Demonstrations: what the experts chose among the completions of the same prompt, for many seeds at once."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -56,8 +56,13 @@ class Choices:
     def seeds(self):
         return len(self.picks)
 
-    def for_seed(self, seed):
-        return Choices(self.features, self.sets, self.base, self.picks[seed:seed + 1])
+    def first(self):
+        """The choices of the first seed alone."""
+        return replace(self, picks=self.picks[:1])
+
+    def with_features(self, features):
+        """The same choice sets and picks, read with other features [T, p]."""
+        return replace(self, features=features)
 
     def pairs(self, size=None, seed=0):
         """One base text for each pick: (expert, base), each [S, m] text indices, in random order, at most `size`.

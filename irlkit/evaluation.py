@@ -5,8 +5,11 @@ Scores are arrays [S, n]: S rewards of n texts. A reward is high where a text is
 """
 
 import re
+from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
+from safetensors.numpy import load_file
 from scipy.stats import spearmanr
 from sklearn.metrics import f1_score, roc_auc_score
 
@@ -87,3 +90,87 @@ def over_seeds(values):
     low, high = np.quantile(values, [0.05, 0.95])
     return {"median": float(np.median(values)), "min": float(values.min()), "max": float(values.max()),
             "p5": float(low), "p95": float(high), "n_seeds": len(values)}
+
+
+def judge(calibration, test, normalised, raw, truth):
+    """All metrics of S rewards as {name: [S]}.
+
+    calibration, test: scores [S, n] of base completions of those splits; normalised, raw: [S, m] score of the rewrite
+    minus score of the toxic sentence, for each preference pair; truth: a Truth.
+    """
+    accuracy, f1 = labels_against(test, truth.toxic_test, threshold(calibration, truth.toxic_calibration))
+    return {"pair_accuracy": pair_accuracy(normalised, 0, truth.weights), "pair_accuracy_raw": pair_accuracy(raw, 0),
+            "auroc": auroc(test, truth.toxic_test), "spearman": spearman(test, truth.reward_test),
+            "label_accuracy": accuracy, "f1": f1}
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What is known of the texts that rewards are judged on, all from base completions and preference pairs.
+
+    toxic_calibration [n] and toxic_test [n] (bool), reward_test [n] (nats), prompt_test [n], weights [m] of the pairs,
+    sentence [m]: which toxic sentence a pair belongs to.
+    """
+
+    toxic_calibration: np.ndarray
+    toxic_test: np.ndarray
+    reward_test: np.ndarray
+    prompt_test: np.ndarray
+    weights: np.ndarray
+    sentence: np.ndarray
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The published demonstrations, ready for fits and for judgement: the arrays of chapters 04 and 05.
+
+    table: a row a text (prompt, source, split, completion, toxicity); features [T, p]; true_reward [T] (nats);
+    pairs: the preference pairs; normalised, raw [m, p]: φ(rewrite) − φ(toxic sentence); truth: a Truth.
+    """
+
+    table: pd.DataFrame
+    features: np.ndarray
+    true_reward: np.ndarray
+    pairs: pd.DataFrame
+    normalised: np.ndarray
+    raw: np.ndarray
+    truth: Truth
+
+    @classmethod
+    def load(cls, run):
+        """From the artifacts of chapter 03 in a run folder; ParameterError where one is missing."""
+        table = pd.read_parquet(run.artifact("demonstrations.parquet"))
+        pairs = pd.read_parquet(run.artifact("preferences.parquet"))
+        arrays = {k: v.astype(np.float32) for k, v in load_file(run.artifact("features.safetensors")).items()}
+        toxicity = table.toxicity.to_numpy().clip(1e-6, 1 - 1e-6)
+        reward = np.log1p(-toxicity) - np.log(toxicity)
+        rows = {split: cls._rows(table, split) for split in ("calibration", "test")}
+        truth = Truth(toxicity[rows["calibration"]] >= 0.5, toxicity[rows["test"]] >= 0.5, reward[rows["test"]],
+                      table.prompt.to_numpy()[rows["test"]],
+                      pair_weights(pairs.neutral_normalised, pairs.toxic_normalised), pairs.toxic.factorize()[0])
+        return cls(table, arrays["demonstrations"], reward, pairs, arrays["normalised"], arrays["raw"], truth)
+
+    @staticmethod
+    def _rows(table, split):
+        return np.flatnonzero((table.split == split) & (table.source == "base"))
+
+    def rows(self, split):
+        """Row numbers of the base completions of a split."""
+        return self._rows(self.table, split)
+
+    def metrics(self, weights):
+        """All metrics {name: [S]} of linear rewards, weights [S, p]."""
+        calibration, test = (weights @ self.features[self.rows(split)].T for split in ("calibration", "test"))
+        return judge(calibration, test, weights @ self.normalised.T, weights @ self.raw.T, self.truth)
+
+    def intervals(self, weights, resamples=200, seed=0):
+        """95 % bootstrap intervals {metric: (low, high)} of one reward [p] over prompts and over toxic sentences."""
+        test = weights @ self.features[self.rows("test")].T
+        wins = {name: pair_wins(difference @ weights, 0) for name, difference in
+                (("pair_accuracy", self.normalised), ("pair_accuracy_raw", self.raw))}
+        weighting = {"pair_accuracy": self.truth.weights, "pair_accuracy_raw": np.ones(len(self.raw))}
+        found = {name: cluster_interval(lambda counts, name=name: np.average(wins[name], weights=counts * weighting[name]),
+                                        self.truth.sentence, seed, resamples) for name in wins}
+        found["auroc"] = cluster_interval(
+            lambda counts: roc_auc_score(~self.truth.toxic_test, test, sample_weight=counts), self.truth.prompt_test, seed, resamples)
+        return found

@@ -15,6 +15,12 @@ def loss(weights, features, choices_sets, picks):
     return -(picks * log_share.masked_fill(picks == 0, 0)).sum((1, 2)) / picks.sum((1, 2))
 
 
+def mean_loss(weights, choices):
+    """Mean negative log likelihood [S] (nats) of the picks in `choices` under given weights [S, p]."""
+    tensors = (torch.as_tensor(a, dtype=torch.float32) for a in (weights, choices.features))
+    return loss(*tensors, torch.as_tensor(choices.sets), torch.as_tensor(choices.picks, dtype=torch.float32)).numpy()
+
+
 def fit(choices, penalty=2e-3, epochs=100, on_epoch=None):
     """Weights [S, p] that minimise the negative log likelihood plus (penalty / 2) ‖w‖², by L-BFGS from zero."""
     features, sets = torch.as_tensor(choices.features), torch.as_tensor(choices.sets)

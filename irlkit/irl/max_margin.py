@@ -12,12 +12,19 @@ def loss(margins):
     return torch.relu(1 - margins)
 
 
-def fit(choices, bound=10.0, epochs=300, seed=0, on_epoch=None):
-    """Weights [S, p] by projected subgradient steps on all pairs; returns the average of the second half's iterates.
+def mean_loss(weights, choices, seed=0):
+    """Mean hinge loss [S] of given weights [S, p] on pairs of `choices`."""
+    expert, base = choices.pairs(seed=seed)
+    difference = choices.features[expert] - choices.features[base]
+    return loss(torch.einsum("smp,sp->sm", *(torch.as_tensor(a, dtype=torch.float32) for a in (difference, weights)))).mean(1).numpy()
+
+
+def fit(choices, bound=10.0, epochs=300, size=None, seed=0, on_epoch=None):
+    """Weights [S, p] by projected subgradient steps on all (or `size`) pairs; returns the average of the second half's iterates.
 
     With steps bound / (G √t), G the norm of the current subgradient, the average's excess loss falls as 1 / √epochs.
     """
-    expert, base = choices.pairs(seed=seed)
+    expert, base = choices.pairs(size, seed)
     features = torch.as_tensor(choices.features)
     difference = features[expert] - features[base]
     weights = torch.zeros(choices.seeds, features.shape[1])
