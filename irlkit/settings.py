@@ -130,7 +130,7 @@ class Sampled(Settings):
 
     base_model: Model = "smollm2-135m-instruct"
     prompts: Prompts = "realtoxicityprompts"
-    prompt_limit: int = Field(0, ge=0)
+    prompt_limit: int = Field(600, ge=0)
     split_seed: int = Field(0, ge=0)
     max_new_tokens: int = Field(24, ge=1, le=512)
     engine: Literal["ctranslate2", "transformers"] = "ctranslate2"
@@ -144,7 +144,7 @@ class DataAndReward(Sampled):
 
 
 class RLHF(Sampled):
-    steps: int = Field(14, ge=1)
+    steps: int = Field(12, ge=1)
     learning_rate: float = Field(1e-4, gt=0, lt=1)
     kl_weight: float = Field(0.05, ge=0)
     batch: int = Field(64, ge=2)
@@ -162,10 +162,10 @@ class RLHF(Sampled):
 
 class Demonstrations(Sampled):
     preferences: Preferences = "paradetox"
-    preference_limit: int = Field(0, ge=0)
+    preference_limit: int = Field(800, ge=0)
     layers: list[int] = Field([0, 2, 5, 10, 15], min_length=1)
     penalty: float = Field(2e-3, gt=0)
-    dimension: int = Field(384, ge=1)
+    dimension: int = Field(256, ge=1)
     precision_texts: int = Field(200, ge=1)
 
 

@@ -23,7 +23,7 @@ def mean_loss(weights, choices):
 
 def fit(choices, penalty=2e-3, epochs=100, on_epoch=None):
     """Weights [S, p] that minimise the negative log likelihood plus (penalty / 2) ‖w‖², by L-BFGS from zero."""
-    features, sets = torch.as_tensor(choices.features), torch.as_tensor(choices.sets)
+    features, sets = torch.as_tensor(choices.features, dtype=torch.float32), torch.as_tensor(choices.sets)
     picks = torch.as_tensor(choices.picks, dtype=torch.float32)
     start = torch.zeros(choices.seeds, features.shape[1])
     return lbfgs(lambda w: loss(w, features, sets, picks) + penalty / 2 * (w**2).sum(1), start, epochs, on_epoch)

@@ -25,7 +25,7 @@ def fit(choices, bound=10.0, epochs=300, size=None, seed=0, on_epoch=None):
     With steps bound / (G √t), G the norm of the current subgradient, the average's excess loss falls as 1 / √epochs.
     """
     expert, base = choices.pairs(size, seed)
-    features = torch.as_tensor(choices.features)
+    features = torch.as_tensor(choices.features, dtype=torch.float32)
     difference = features[expert] - features[base]
     weights = torch.zeros(choices.seeds, features.shape[1])
     average, averaged = torch.zeros_like(weights), 0

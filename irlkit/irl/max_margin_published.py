@@ -20,7 +20,7 @@ def fit(choices, sample_size=100, epochs=30, learning_rate=1e-4, batch=2, seed=0
     a linear head on frozen features instead of the whole model, and a seed.
     """
     expert, base = (torch.as_tensor(index) for index in choices.pairs(sample_size, seed))
-    features = torch.as_tensor(choices.features)
+    features = torch.as_tensor(choices.features, dtype=torch.float32)
     weights = torch.stack([_start(features.shape[1], seed, number) for number in range(choices.seeds)]).requires_grad_()
     optimizer = torch.optim.Adam([weights], lr=learning_rate)
     order = [np.random.default_rng([seed, number, 2]) for number in range(choices.seeds)]
