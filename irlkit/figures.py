@@ -22,6 +22,12 @@ def use_style():
     plt.rcParams.update(STYLE)
 
 
+def _finished(figure):
+    """Closed for pyplot, so that a notebook shows the figure once: as the value of its cell."""
+    plt.close(figure)
+    return figure
+
+
 def label(name):
     return LABELS.get(name, str(name).replace("_", " "))
 
@@ -34,7 +40,7 @@ def histogram(rows, value, by, xlabel, bins=40, log=False):
                   weights=np.full(len(group), 1 / len(group)), log=log)
     axes.set(xlabel=xlabel, ylabel="share of texts")
     axes.legend()
-    return figure
+    return _finished(figure)
 
 
 def training(rows, columns):
@@ -44,7 +50,7 @@ def training(rows, columns):
         axes.plot(rows.step, rows[column], color="#bbbbbb", linewidth=1)
         axes.plot(rows.step, rows[column].rolling(4, min_periods=1).mean(), color=PALETTE["expert"], linewidth=2)
         axes.set(xlabel="RLOO step", ylabel=title)
-    return figure
+    return _finished(figure)
 
 
 def learning_curves(rows, metrics, reference=None):
@@ -59,7 +65,7 @@ def learning_curves(rows, metrics, reference=None):
             axes.axhline(reference[metric], color="black", linestyle=":", linewidth=1.2)
         axes.set(xlabel="epoch", ylabel=label(metric))
     panels[0][0].legend(loc="lower right")
-    return figure
+    return _finished(figure)
 
 
 def seeds(rows, metric, order=None, reference=None):
@@ -73,7 +79,7 @@ def seeds(rows, metric, order=None, reference=None):
         axes.annotate(name, (value, 1.0), xycoords=("data", "axes fraction"), rotation=0, fontsize=9, ha="right", va="bottom")
     axes.set(xlabel=label(metric), ylabel="")
     axes.legend(title="", loc="upper center", bbox_to_anchor=(0.4, -0.2), ncols=3)
-    return figure
+    return _finished(figure)
 
 
 def heatmap(table, xlabel, ylabel, fmt=".3f"):
@@ -82,7 +88,7 @@ def heatmap(table, xlabel, ylabel, fmt=".3f"):
     sns.heatmap(table, annot=True, fmt=fmt, cmap="viridis", ax=axes, cbar=False, linewidths=0.5)
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.tick_params(axis="y", rotation=0)
-    return figure
+    return _finished(figure)
 
 
 def scatter(x, y, colour, xlabel, ylabel):
@@ -92,4 +98,4 @@ def scatter(x, y, colour, xlabel, ylabel):
         axes.scatter(x[colour == flag], y[colour == flag], s=8, alpha=0.4, color=shade, label=name)
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.legend(markerscale=2)
-    return figure
+    return _finished(figure)

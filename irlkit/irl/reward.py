@@ -14,7 +14,7 @@ from irlkit.settings import ParameterError
 
 @dataclass(frozen=True)
 class RecoveredReward:
-    """r_w(y) = w·φ(y) (book, eq. linear-reward): weights [p] over the features of one model, layers and pooling."""
+    """r_w(y) = w·φ(y) (book, eq. reward): weights [p] over the features of one model, layers and pooling."""
 
     weights: np.ndarray
     projection: Projection
