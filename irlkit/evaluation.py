@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from safetensors.numpy import load_file
 from scipy.stats import spearmanr
 from sklearn.metrics import f1_score, roc_auc_score
+
+from irlkit import features
 
 _SPACE = re.compile(r"\s+")
 _BEFORE = re.compile(r"\s+([.,!?;:%)\]}])")
@@ -141,7 +142,7 @@ class Bench:
         """From the artifacts of chapter 03 in a run folder; ParameterError where one is missing."""
         table = pd.read_parquet(run.artifact("demonstrations.parquet"))
         pairs = pd.read_parquet(run.artifact("preferences.parquet"))
-        arrays = {k: v.astype(np.float32) for k, v in load_file(run.artifact("features.safetensors")).items()}
+        arrays = features.unpack(run.artifact("features.safetensors"))
         toxicity = table.toxicity.to_numpy().clip(1e-6, 1 - 1e-6)
         reward = np.log1p(-toxicity) - np.log(toxicity)
         rows = {split: cls._rows(table, split) for split in ("calibration", "test")}

@@ -6,7 +6,6 @@ projection) is arithmetic on what was kept.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -135,6 +134,21 @@ def _pool(states, mask):
             "last": states.gather(2, last.expand(-1, states.shape[1], -1, states.shape[3]))[:, :, 0]}
 
 
+def pack(arrays):
+    """Float arrays {name: [n, p]} as int8 with a scale [p] each, a quarter of float32; for safetensors."""
+    packed = {}
+    for name, values in arrays.items():
+        scale = np.abs(values).max(0) / 127 + 1e-12
+        packed |= {name: np.round(values / scale).astype(np.int8), f"{name}.scale": scale.astype(np.float32)}
+    return packed
+
+
+def unpack(path):
+    """What `pack` made of {name: [n, p]}, read from the safetensors file `path`, as float32."""
+    arrays = load_file(path)
+    return {name: arrays[name] * arrays[f"{name}.scale"] for name in arrays if not name.endswith(".scale")}
+
+
 @dataclass(frozen=True)
 class Projection:
     """z-scores, then the leading principal axes of the training base completions: φ = ((x − mean) / scale) @ axes.
@@ -161,8 +175,9 @@ class Projection:
         return ((features - self.mean) / self.scale) @ self.axes
 
     def save(self, path):
-        save_file({"mean": self.mean, "scale": self.scale, "axes": np.ascontiguousarray(self.axes)}, Path(path))
+        """Write to a safetensors file; the axes in float16."""
+        save_file({"mean": self.mean, "scale": self.scale, "axes": np.ascontiguousarray(self.axes, np.float16)}, path)
 
     @classmethod
     def load(cls, path):
-        return cls(**load_file(path))
+        return cls(**{name: values.astype(np.float32) for name, values in load_file(path).items()})

@@ -165,7 +165,7 @@ class Demonstrations(Sampled):
     preference_limit: int = Field(800, ge=0)
     layers: list[int] = Field([0, 2, 5, 10, 15], min_length=1)
     penalty: float = Field(2e-3, gt=0)
-    dimension: int = Field(256, ge=1)
+    dimension: int = Field(512, ge=1)
     precision_texts: int = Field(200, ge=1)
 
 

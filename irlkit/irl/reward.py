@@ -8,41 +8,50 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from irlkit import assets
-from irlkit.features import Projection, read
+from irlkit.features import read
 from irlkit.settings import ParameterError
 
 
 @dataclass(frozen=True)
 class RecoveredReward:
-    """r_w(y) = w·φ(y) (book, eq. reward): weights [p] over the features of one model, layers and pooling."""
+    """r_w(y) = w·h(y) + offset (book, eq. reward): weights [D] on the pooled states h [D] of one model.
+
+    The z-scores and the projection of the features φ are linear, so that they are folded into the weights.
+    """
 
     weights: np.ndarray
-    projection: Projection
+    offset: float
     model: str
     layers: tuple
     pooling: str
 
-    def __post_init__(self):
-        if len(self.weights) != self.projection.axes.shape[1]:
-            raise ParameterError(f"the reward has {len(self.weights)} weights, but its features have "
-                                 f"{self.projection.axes.shape[1]} dimensions: these two do not belong together")
+    @classmethod
+    def of_features(cls, weights, projection, model, layers, pooling):
+        """From weights [p] on φ = projection(h). ParameterError if their dimensions do not fit."""
+        if len(weights) != projection.axes.shape[1]:
+            raise ParameterError(f"the reward has {len(weights)} weights, but its features have "
+                                 f"{projection.axes.shape[1]} dimensions: these two do not belong together")
+        raw = projection.axes @ weights / projection.scale
+        return cls(raw.astype(np.float32), float(-projection.mean @ raw), model, tuple(layers), pooling)
 
-    def score(self, features):
-        """Rewards [n] of features [n, p]."""
-        return features @ self.weights
+    def score(self, states):
+        """Rewards [n] of pooled states [n, D]; ParameterError if they are of another dimension."""
+        if states.shape[1] != len(self.weights):
+            raise ParameterError(f"the reward has {len(self.weights)} weights, but the texts were read in "
+                                 f"{states.shape[1]} dimensions: these two do not belong together")
+        return states @ self.weights + self.offset
 
-    def __call__(self, texts, **_):
+    def __call__(self, completions, **_):
         """Rewards [n] of texts, each read through the feature model; other arguments of TRL are not looked at."""
-        readings = read(assets.model(self.model), list(texts), self.layers)
-        return self.score(self.projection(readings.pooled(self.layers, self.pooling)))
+        readings = read(assets.model(self.model), list(completions), self.layers)
+        return self.score(readings.pooled(self.layers, self.pooling))
 
     def save_pretrained(self, folder):
+        """Write reward.safetensors and reward.json into `folder`, which is made."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        arrays = {name: getattr(self.projection, name) for name in ("mean", "scale", "axes")}
-        save_file({"weights": np.ascontiguousarray(self.weights, np.float32),
-                   **{k: np.ascontiguousarray(v, np.float32) for k, v in arrays.items()}}, folder / "reward.safetensors")
-        note = {"model": self.model, "layers": list(self.layers), "pooling": self.pooling}
+        save_file({"weights": np.ascontiguousarray(self.weights, np.float32)}, folder / "reward.safetensors")
+        note = {"model": self.model, "layers": list(self.layers), "pooling": self.pooling, "offset": self.offset}
         (folder / "reward.json").write_text(json.dumps(note, indent=1) + "\n")
 
     @classmethod
@@ -53,6 +62,5 @@ class RecoveredReward:
             if not (folder / name).exists():
                 raise ParameterError(f"{folder / name} does not exist; a folder written by save_pretrained is needed")
         note = json.loads((folder / "reward.json").read_text())
-        arrays = load_file(folder / "reward.safetensors")
-        weights = arrays.pop("weights")
-        return cls(weights, Projection(**arrays), note["model"], tuple(note["layers"]), note["pooling"])
+        weights = load_file(folder / "reward.safetensors")["weights"]
+        return cls(weights, note["offset"], note["model"], tuple(note["layers"]), note["pooling"])
