@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
-from tqdm import tqdm
 from transformers import AutoModel
 
 from irlkit.generation import tokenizer_of
+from irlkit.progress import bar
 from irlkit.settings import ParameterError
 
 POOLINGS = ("root", "mean", "max", "last")
@@ -73,12 +73,12 @@ def read(model, texts, layers, *, prompts=None, batch_tokens=2048, threads=None,
     length = np.array([len(ids) for ids in own])
     width = network.config.hidden_size
     kept = {name: np.zeros((len(texts), len(layers), width), np.float16) for name in ("mean", "max", "last")}
-    with tqdm(total=len(texts), desc=description, unit="text", disable=None) as bar:
+    with bar(total=len(texts), description=description, unit="text") as progress:
         for rows in _batches([len(b) + len(o) for b, o in zip(before, own)], batch_tokens):
             states, mask = _states(network, blocks, layers, [before[i] + own[i] for i in rows], length[rows])
             for name, values in _pool(states, mask).items():
                 kept[name][rows] = values.clamp(-65000, 65000).numpy()
-            bar.update(len(rows))
+            progress.update(len(rows))
     return Readings(tuple(layers), **kept, length=length)
 
 

@@ -15,10 +15,10 @@ import ctranslate2
 import datasets
 import numpy as np
 import torch
-from tqdm import tqdm
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from irlkit import assets
+from irlkit.progress import bar
 from irlkit.settings import ParameterError, check_context
 
 ENGINES = ("ctranslate2", "transformers")
@@ -68,8 +68,7 @@ def sample(model, prompts, *, samples=1, max_new_tokens=24, temperature=1.0, see
 
     workers = threads if engine == "ctranslate2" else 1
     with ThreadPoolExecutor(workers) as pool:
-        done = list(tqdm(pool.map(one, range(len(chunks))), total=len(chunks), desc=description, unit="chunk",
-                         disable=None))
+        done = list(bar(pool.map(one, range(len(chunks))), total=len(chunks), description=description, unit="chunk"))
     rows = sorted((row for rows in done for row in rows), key=lambda row: (row["prompt"], row["sample"]))
     return datasets.Dataset.from_list(rows)
 

@@ -6,17 +6,17 @@ The reward is r(y) − β log(π(y|x) / π₀(y|x)), with the KL taken over the 
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import datasets
 import torch
 import torch.nn.functional as F
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PrinterCallback, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 from trl import RLOOConfig, RLOOTrainer
 
 from irlkit.generation import default_threads, tokenizer_of
+from irlkit.progress import bar
 
 
 class Trainer(RLOOTrainer):
@@ -40,13 +40,16 @@ def train(model, prompts, reward, output, *, steps, scratch, learning_rate=1e-4,
 
     `reward(texts) -> [n]` sees the completions. A step draws `batch` completions, `group` for each prompt.
     `kl_weight` is β, in units of reward per nat. `frozen_blocks` lowest blocks (and then the embeddings) are not
-    trained. A checkpoint is kept in `scratch` every `save_every` steps; the same call goes on from the last one, a call
-    with other parameters begins anew.
+    trained. A checkpoint is kept in `scratch` every `save_every` steps: the same call goes on from the last one, one
+    with other parameters begins anew, one with more steps trains on, and one that is finished is not run again.
     """
     torch.set_num_threads(threads or default_threads())
-    asked = {"model": str(model), "prompts": list(prompts), "steps": steps, "learning_rate": learning_rate,
+    asked = {"model": str(model), "prompts": list(prompts), "learning_rate": learning_rate,
              "kl_weight": kl_weight, "batch": batch, "group": group, "max_new_tokens": max_new_tokens,
              "frozen_blocks": frozen_blocks, "seed": seed}
+    finished = Path(output) / "training.json"
+    if finished.exists() and (done := json.loads(finished.read_text()))["asked"] == asked | {"steps": steps}:
+        return done["log"]
     checkpoint = _checkpoint(Path(scratch), asked)
     network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     _freeze(network, frozen_blocks)
@@ -58,11 +61,24 @@ def train(model, prompts, reward, output, *, steps, scratch, learning_rate=1e-4,
             beta=kl_weight, per_device_train_batch_size=batch, num_generations=group, temperature=1.0, seed=seed,
             max_completion_length=max_new_tokens, logging_steps=1, save_steps=save_every, save_total_limit=1,
             report_to=[], disable_dropout=True, gradient_checkpointing=False, bf16=torch.cuda.is_available(),
-            use_cpu=not torch.cuda.is_available(), disable_tqdm=not sys.stderr.isatty()))
+            use_cpu=not torch.cuda.is_available(), disable_tqdm=True))
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(_Progress(steps))
     trainer.train(resume_from_checkpoint=checkpoint)
+    log = [_row(entry) for entry in trainer.state.log_history if "reward" in entry]
     trainer.save_model(str(output))
-    shutil.rmtree(scratch)
-    return [_row(entry) for entry in trainer.state.log_history if "reward" in entry]
+    finished.write_text(json.dumps({"asked": asked | {"steps": steps}, "log": log}))
+    return log
+
+
+class _Progress(TrainerCallback):
+    """One bar over the steps, begun where a resumed run goes on."""
+
+    def __init__(self, steps):
+        self.bar = bar(total=steps, description="RLHF", unit="step")
+
+    def on_step_end(self, args, state, control, **_):
+        self.bar.update(state.global_step - self.bar.n)
 
 
 def _checkpoint(scratch, asked):

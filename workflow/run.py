@@ -135,7 +135,7 @@ def progress(log: Path, started: float) -> str:
     done = states.count("completed")
     if done == len(cells):
         return f"done, {notebook['metadata']['papermill']['duration']:.0f} s" if finished(notebook) else ""
-    printed = last_line(cells[done]) if done < len(cells) else ""
+    printed = last_line(cells[done], log.with_suffix(".progress")) if done < len(cells) else ""
     return f"cell {done + 1} of {len(cells)}" + (f": {printed}" if printed else "")
 
 
@@ -143,9 +143,10 @@ def finished(notebook: dict) -> bool:
     return notebook["metadata"].get("papermill", {}).get("duration") is not None
 
 
-def last_line(cell: dict) -> str:
-    """Last line that a cell printed, of a progress bar its last state, at most 90 characters."""
+def last_line(cell: dict, bar: Path) -> str:
+    """The bar of a running cell's long work, else the last line that it printed; at most 90 characters."""
     text = "".join("".join(output.get("text", "")) for output in cell["outputs"])
+    text += bar.read_text(encoding="utf-8") if bar.exists() else ""
     lines = [line.strip() for line in re.split(r"[\r\n]", ANSI.sub("", text)) if line.strip()]
     return lines[-1][:90] if lines else ""
 
