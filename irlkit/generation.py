@@ -5,6 +5,10 @@ into chunks; a chunk has its own seed and, where a folder for finished chunks is
 that was interrupted goes on where it was and the texts do not depend on how often that happened.
 """
 
+import hashlib
+import json
+import hashlib
+import json
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -40,7 +44,7 @@ def sample(model, prompts, *, samples=1, max_new_tokens=24, temperature=1.0, see
 
     Returns a datasets.Dataset in the order of `prompts`, with the columns `prompt` (int: position in `prompts`),
     `sample` (int: 0 to samples − 1), `completion` (str) and `tokens` (list of int, without the end token).
-    `temperature` 0 is greedy decoding. `finished` names a folder that keeps finished chunks. `threads` is the number
+    `temperature` 0 is greedy decoding. `finished` names a folder that keeps the finished chunks of each such call. `threads` is the number
     of chunks sampled side by side by ctranslate2, each on one core, or torch's number of threads.
     Raises ParameterError for an unknown engine or precision, no prompt, or a prompt longer than the context.
     """
@@ -52,11 +56,15 @@ def sample(model, prompts, *, samples=1, max_new_tokens=24, temperature=1.0, see
     order = np.argsort([len(ids) for ids in tokenizer(prompts).input_ids], kind="stable")
     chunks = [order[start:start + chunk] for start in range(0, len(order), chunk)]
     threads = threads or default_threads()
+    if finished:
+        finished = _folder_for(finished, [str(model), list(prompts), samples, max_new_tokens, temperature, seed, engine, precision, chunk])
     draw = _ctranslate2(model, precision) if engine == "ctranslate2" else _transformers(model, tokenizer, threads)
     draw = partial(draw, tokenizer=tokenizer, samples=samples, max_new_tokens=max_new_tokens, temperature=temperature)
 
+    key = _digest(_state(model), prompts, samples, max_new_tokens, temperature, seed, engine, precision, chunk)
+
     def one(number):
-        kept = Path(finished) / f"{number:04d}.parquet" if finished else None
+        kept = Path(finished) / key / f"{number:04d}.parquet" if finished else None
         if kept is not None and kept.exists():
             return datasets.Dataset.from_parquet(str(kept)).to_list()
         texts = [prompts[i] for i in chunks[number]]
@@ -71,6 +79,16 @@ def sample(model, prompts, *, samples=1, max_new_tokens=24, temperature=1.0, see
         done = list(bar(pool.map(one, range(len(chunks))), total=len(chunks), description=description, unit="chunk"))
     rows = sorted((row for rows in done for row in rows), key=lambda row: (row["prompt"], row["sample"]))
     return datasets.Dataset.from_list(rows)
+
+
+def _digest(*values):
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
+
+
+def _state(model):
+    """Size and time of the weight files in a model's folder: another training at the same place is another model."""
+    files = sorted(Path(model).glob("*.safetensors")) + sorted(Path(model).glob("*.bin"))
+    return [str(model), [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]]
 
 
 def log_probs(model, prompts, completions, *, engine="ctranslate2", precision="float32", threads=None):
@@ -121,6 +139,11 @@ def _rows(prompt, completions, tokenizer):
     texts = tokenizer.batch_decode(completions, skip_special_tokens=True)
     return [{"prompt": prompt, "sample": number, "completion": text, "tokens": list(tokens)}
             for number, (text, tokens) in enumerate(zip(texts, completions))]
+
+
+def _folder_for(finished, asked):
+    """Where the chunks of these parameters are kept: those of others are never taken for them."""
+    return Path(finished) / hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:12]
 
 
 def _keep(rows, path):
