@@ -44,8 +44,8 @@ def sample(model, prompts, *, samples=1, max_new_tokens=24, temperature=1.0, see
 
     Returns a datasets.Dataset in the order of `prompts`, with the columns `prompt` (int: position in `prompts`),
     `sample` (int: 0 to samples − 1), `completion` (str) and `tokens` (list of int, without the end token).
-    `temperature` 0 is greedy decoding. `finished` names a folder that keeps the finished chunks of each such call. `threads` is the number
-    of chunks sampled side by side by ctranslate2, each on one core, or torch's number of threads.
+    `temperature` 0 is greedy decoding. `finished` names a folder that keeps the finished chunks of each such call.
+    `threads` is the number of chunks sampled side by side by ctranslate2, each on one core, or torch's number of threads.
     Raises ParameterError for an unknown engine or precision, no prompt, or a prompt longer than the context.
     """
     _check(engine, precision)
@@ -57,7 +57,8 @@ def sample(model, prompts, *, samples=1, max_new_tokens=24, temperature=1.0, see
     chunks = [order[start:start + chunk] for start in range(0, len(order), chunk)]
     threads = threads or default_threads()
     if finished:
-        finished = _folder_for(finished, [str(model), list(prompts), samples, max_new_tokens, temperature, seed, engine, precision, chunk])
+        finished = _folder_for(finished, [str(model), list(prompts), samples, max_new_tokens, temperature, seed, engine,
+                                          precision, chunk])
     draw = _ctranslate2(model, precision) if engine == "ctranslate2" else _transformers(model, tokenizer, threads)
     draw = partial(draw, tokenizer=tokenizer, samples=samples, max_new_tokens=max_new_tokens, temperature=temperature)
 
