@@ -146,7 +146,7 @@ class DataAndReward(Sampled):
 class RLHF(Sampled):
     steps: int = Field(12, ge=1)
     learning_rate: float = Field(1e-4, gt=0, lt=1)
-    kl_weight: float = Field(0.05, ge=0)
+    kl_weight: float = Field(0.02, ge=0)
     batch: int = Field(64, ge=2)
     group: int = Field(4, ge=2)
     frozen_blocks: int = Field(0, ge=0)
