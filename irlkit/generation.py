@@ -7,8 +7,6 @@ that was interrupted goes on where it was and the texts do not depend on how oft
 
 import hashlib
 import json
-import hashlib
-import json
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -56,9 +54,6 @@ def sample(model, prompts, *, samples=1, max_new_tokens=24, temperature=1.0, see
     order = np.argsort([len(ids) for ids in tokenizer(prompts).input_ids], kind="stable")
     chunks = [order[start:start + chunk] for start in range(0, len(order), chunk)]
     threads = threads or default_threads()
-    if finished:
-        finished = _folder_for(finished, [str(model), list(prompts), samples, max_new_tokens, temperature, seed, engine,
-                                          precision, chunk])
     draw = _ctranslate2(model, precision) if engine == "ctranslate2" else _transformers(model, tokenizer, threads)
     draw = partial(draw, tokenizer=tokenizer, samples=samples, max_new_tokens=max_new_tokens, temperature=temperature)
 
@@ -140,11 +135,6 @@ def _rows(prompt, completions, tokenizer):
     texts = tokenizer.batch_decode(completions, skip_special_tokens=True)
     return [{"prompt": prompt, "sample": number, "completion": text, "tokens": list(tokens)}
             for number, (text, tokens) in enumerate(zip(texts, completions))]
-
-
-def _folder_for(finished, asked):
-    """Where the chunks of these parameters are kept: those of others are never taken for them."""
-    return Path(finished) / hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:12]
 
 
 def _keep(rows, path):
