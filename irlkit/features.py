@@ -5,7 +5,9 @@ mean, the maximum and the last of its token states. Everything later (which laye
 projection) is arithmetic on what was kept.
 """
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,7 +15,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from transformers import AutoModel
 
-from irlkit.generation import tokenizer_of
+from irlkit.generation import fingerprint, tokenizer_of
 from irlkit.progress import bar
 from irlkit.settings import ParameterError
 
@@ -54,22 +56,36 @@ class Readings:
         return cls(layers, **load_file(path))
 
 
-def read(model, texts, layers, *, prompts=None, batch_tokens=2048, threads=None, description="reading"):
+def read(model, texts, layers, *, prompts=None, batch_tokens=2048, threads=None, finished=None, description="reading"):
     """Read each text once through the model in folder `model`, up to the highest of `layers` and no further.
 
     Layer l is the state after l blocks (0: the embeddings). A beginning-of-text token stands before each text and is
     left out of the pooling, since the first position of such models holds an attention sink and no meaning. With
     `prompts` (one a text) the text is read after its prompt, and only its own tokens are pooled.
+    `finished` names a folder that keeps what was read, so that the same texts are not read again.
     Returns Readings. Raises ParameterError for a layer that the model does not have.
     """
+    texts, prompts = list(texts), prompts and list(prompts)
+    kept = finished and Path(finished) / f"{fingerprint(model, texts, prompts, layers)}.safetensors"
+    if kept and kept.exists():
+        return Readings.load(kept)
+    readings = _read(model, texts, layers, prompts, batch_tokens, threads, description)
+    if kept:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        readings.save(kept.with_suffix(".partial"))
+        os.replace(kept.with_suffix(".partial"), kept)
+    return readings
+
+
+def _read(model, texts, layers, prompts, batch_tokens, threads, description):
     tokenizer = tokenizer_of(model)
     network = AutoModel.from_pretrained(model, dtype=torch.float32).eval()
     blocks = _cut(network, layers)
     if threads:
         torch.set_num_threads(threads)
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    before = [[start]] * len(texts) if prompts is None else [[start, *ids] for ids in tokenizer(list(prompts)).input_ids]
-    own = [ids or [tokenizer.eos_token_id] for ids in tokenizer(list(texts), add_special_tokens=False).input_ids]
+    before = [[start]] * len(texts) if prompts is None else [[start, *ids] for ids in tokenizer(prompts).input_ids]
+    own = [ids or [tokenizer.eos_token_id] for ids in tokenizer(texts, add_special_tokens=False).input_ids]
     length = np.array([len(ids) for ids in own])
     width = network.config.hidden_size
     kept = {name: np.zeros((len(texts), len(layers), width), np.float16) for name in ("mean", "max", "last")}

@@ -57,7 +57,7 @@ def sample(model, prompts, *, samples=1, max_new_tokens=24, temperature=1.0, see
     draw = _ctranslate2(model, precision) if engine == "ctranslate2" else _transformers(model, tokenizer, threads)
     draw = partial(draw, tokenizer=tokenizer, samples=samples, max_new_tokens=max_new_tokens, temperature=temperature)
 
-    key = _digest(_state(model), prompts, samples, max_new_tokens, temperature, seed, engine, precision, chunk)
+    key = fingerprint(model, prompts, samples, max_new_tokens, temperature, seed, engine, precision, chunk)
 
     def one(number):
         kept = Path(finished) / key / f"{number:04d}.parquet" if finished else None
@@ -77,14 +77,14 @@ def sample(model, prompts, *, samples=1, max_new_tokens=24, temperature=1.0, see
     return datasets.Dataset.from_list(rows)
 
 
-def _digest(*values):
-    return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
+def fingerprint(model, *values):
+    """A name for what a model makes of given values (anything JSON holds): of its folder and weight files, and of them.
 
-
-def _state(model):
-    """Size and time of the weight files in a model's folder: another training at the same place is another model."""
-    files = sorted(Path(model).glob("*.safetensors")) + sorted(Path(model).glob("*.bin"))
-    return [str(model), [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]]
+    Another training at the same place is another model: the files' size and time of change are part of the name.
+    """
+    files = sorted(file for pattern in ("*.safetensors", "*.bin") for file in Path(model).glob(pattern))
+    state = [str(model), [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]]
+    return hashlib.sha256(json.dumps([state, values]).encode()).hexdigest()[:16]
 
 
 def log_probs(model, prompts, completions, *, engine="ctranslate2", precision="float32", threads=None):
