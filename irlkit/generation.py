@@ -51,8 +51,7 @@ def sample(model, prompts, *, samples=1, max_new_tokens=24, temperature=1.0, see
     if not prompts:
         raise ParameterError("prompts: the list is empty; at least one prompt is needed")
     check_context(prompts, tokenizer, AutoConfig.from_pretrained(model).max_position_embeddings, max_new_tokens)
-    order = np.argsort([len(ids) for ids in tokenizer(prompts).input_ids], kind="stable")
-    chunks = [order[start:start + chunk] for start in range(0, len(order), chunk)]
+    chunks = _chunks([len(ids) for ids in tokenizer(prompts).input_ids], chunk)
     threads = threads or default_threads()
     draw = _ctranslate2(model, precision) if engine == "ctranslate2" else _transformers(model, tokenizer, threads)
     draw = partial(draw, tokenizer=tokenizer, samples=samples, max_new_tokens=max_new_tokens, temperature=temperature)
@@ -85,6 +84,17 @@ def fingerprint(model, *values):
     files = sorted(file for pattern in ("*.safetensors", "*.bin") for file in Path(model).glob(pattern))
     state = [str(model), [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]]
     return hashlib.sha256(json.dumps([state, values]).encode()).hexdigest()[:16]
+
+
+def _chunks(lengths, size):
+    """Positions of prompts in order of length, at most `size` a chunk; prompts of one token stand apart.
+
+    In a batch where one prompt has one token and another has more, ctranslate2 4.8 returns the rest of the longer
+    prompts as part of their completions.
+    """
+    order = np.argsort(lengths, kind="stable")
+    parts = np.split(order, [np.sum(np.array(lengths) <= 1)])
+    return [part[start:start + size] for part in parts for start in range(0, len(part), size)]
 
 
 def log_probs(model, prompts, completions, *, engine="ctranslate2", precision="float32", threads=None):
