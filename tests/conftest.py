@@ -1,0 +1,60 @@
+"""Tiny language models with random weights, made once for all tests: real architectures that answer in milliseconds."""
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+TEXTS = ["the cat sat on the mat and looked at the dog", "what a lovely day, said the old man", "you are a fool, an idiot!",
+         "people say that the weather is nice in the south of the country", "I hate that stupid thing", "so the story goes on, and on"]
+PROMPTS = ["the cat", "what a lovely day, said", "you are", "people say that the weather", "I", "so the story goes on, and", "a fool"]
+
+
+def tokenizer(pad):
+    """A byte-pair tokenizer of 400 pieces, trained on TEXTS; `pad`: whether it has a padding token."""
+    trained = Tokenizer(models.BPE())
+    trained.pre_tokenizer, trained.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    special = ["<|end|>", "<|start|>", "<|pad|>"]
+    trained.train_from_iterator(TEXTS, trainers.BpeTrainer(vocab_size=400, special_tokens=special, show_progress=False,
+                                                           initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    names = {"eos_token": "<|end|>", "bos_token": "<|start|>"} | ({"pad_token": "<|pad|>"} if pad else {})
+    return PreTrainedTokenizerFast(tokenizer_object=trained, **names)
+
+
+def saved(network, words, folder):
+    network.save_pretrained(folder)
+    words.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def llama(tmp_path_factory):
+    """Folder of a Llama with three blocks of width 32 and a context of 48 tokens; it has a padding token."""
+    words = tokenizer(pad=True)
+    torch.manual_seed(0)
+    network = LlamaForCausalLM(LlamaConfig(
+        vocab_size=len(words), hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
+        max_position_embeddings=48, initializer_range=0.2, bos_token_id=1, eos_token_id=0, pad_token_id=2))
+    return saved(network, words, tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture(scope="session")
+def neox(tmp_path_factory):
+    """Folder of a GPT-NeoX (the paper's family) with two blocks of width 32; its tokenizer has no padding token."""
+    words = tokenizer(pad=False)
+    torch.manual_seed(1)
+    network = GPTNeoXForCausalLM(GPTNeoXConfig(
+        vocab_size=len(words), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=48, initializer_range=0.2, bos_token_id=1, eos_token_id=0))
+    return saved(network, words, tmp_path_factory.mktemp("neox"))
+
+
+@pytest.fixture(scope="session")
+def own_cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def tiny_cache(own_cache, monkeypatch):
+    """A cache for conversions of the tiny models, so that they push none of the user's out of the real one."""
+    monkeypatch.setenv("IRLKIT_CACHE", str(own_cache))
