@@ -101,8 +101,18 @@ def ctranslate2_model(folder: Path | str, compute_type: str = "float32") -> Path
 def _convert(folder: Path, into: Path, compute_type: str) -> None:
     from ctranslate2.converters import TransformersConverter
 
+    class Converter(TransformersConverter):
+        """Reads GPT-NeoX as transformers 5 has it: ctranslate2 4.8 looks for two of its parts by their older names."""
+
+        def load_model(self, *args, **kwargs):
+            network = super().load_model(*args, **kwargs)
+            if network.config.model_type == "gpt_neox":
+                network.config.rotary_pct = network.config.rope_parameters["partial_rotary_factor"]
+                network.embed_out = network.get_output_embeddings()
+            return network
+
     quantization = None if compute_type == "float32" else compute_type
-    TransformersConverter(str(folder)).convert(str(into), quantization=quantization, force=True)
+    Converter(str(folder)).convert(str(into), quantization=quantization, force=True)
 
 
 def _forget_old_conversions() -> None:

@@ -50,6 +50,7 @@ def training(rows, columns):
         axes.plot(rows.step, rows[column], color="#bbbbbb", linewidth=1)
         axes.plot(rows.step, rows[column].rolling(4, min_periods=1).mean(), color=PALETTE["expert"], linewidth=2)
         axes.set(xlabel="RLOO step", ylabel=title)
+        axes.xaxis.get_major_locator().set_params(integer=True)
     return _finished(figure)
 
 

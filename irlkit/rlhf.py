@@ -17,6 +17,7 @@ from trl import RLOOConfig, RLOOTrainer
 
 from irlkit.generation import default_threads, tokenizer_of
 from irlkit.progress import bar
+from irlkit.settings import ParameterError
 
 
 class Trainer(RLOOTrainer):
@@ -42,7 +43,11 @@ def train(model, prompts, reward, output, *, steps, scratch, learning_rate=1e-4,
     `kl_weight` is β, in units of reward per nat. `frozen_blocks` lowest blocks (and then the embeddings) are not
     trained. A checkpoint is kept in `scratch` every `save_every` steps: the same call goes on from the last one, one
     with other parameters begins anew, one with more steps trains on, and one that is finished is not run again.
+    Raises ParameterError where there are fewer prompts than a step needs: TRL would take no step and say nothing.
     """
+    if len(prompts) * group < batch:
+        raise ParameterError(f"batch: {batch} completions, {group} of each prompt, need {batch // group} training prompts; "
+                             f"there are {len(prompts)}")
     torch.set_num_threads(threads or default_threads())
     asked = {"model": str(model), "prompts": list(prompts), "learning_rate": learning_rate,
              "kl_weight": kl_weight, "batch": batch, "group": group, "max_new_tokens": max_new_tokens,
@@ -108,6 +113,7 @@ def _as_trl(reward):
 
 
 def _row(entry):
-    """One step's figures: mean reward, and the KL per completion in nats (TRL logs it per token)."""
+    """One step's figures: mean reward, and the KL per completion in nats (TRL logs it per token; not at all where β is 0)."""
+    kl = entry.get("kl", float("nan")) * entry["completions/mean_length"]
     return {"step": entry["step"], "reward": entry["rewards/score/mean"], "seconds": entry["step_time"],
-            "kl": entry["kl"] * entry["completions/mean_length"], "length": entry["completions/mean_length"]}
+            "kl": kl, "length": entry["completions/mean_length"]}

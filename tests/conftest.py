@@ -17,7 +17,7 @@ def tokenizer(pad):
     special = ["<|end|>", "<|start|>", "<|pad|>"]
     trained.train_from_iterator(TEXTS, trainers.BpeTrainer(vocab_size=400, special_tokens=special, show_progress=False,
                                                            initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
-    names = {"eos_token": "<|end|>", "bos_token": "<|start|>"} | ({"pad_token": "<|pad|>"} if pad else {})
+    names = {"eos_token": "<|end|>", "bos_token": "<|start|>", "unk_token": "<|end|>"} | ({"pad_token": "<|pad|>"} if pad else {})
     return PreTrainedTokenizerFast(tokenizer_object=trained, **names)
 
 

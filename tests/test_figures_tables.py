@@ -1,0 +1,115 @@
+"""Figures show all they are given and compute nothing else; tables escape and mask what models wrote."""
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+matplotlib.use("Agg")
+from irlkit import figures, tables  # noqa: E402
+
+METHODS = ["max_margin_published", "max_entropy"]
+
+
+@pytest.fixture
+def rows():
+    """Two methods, two experts, two metrics, five seeds, three epochs."""
+    random = np.random.default_rng(0)
+    return pd.DataFrame([{"method": m, "expert": e, "metric": k, "seed": s, "epoch": t, "value": random.uniform()}
+                         for m in METHODS for e in ("rlhf", "exact") for k in ("auroc", "f1") for s in range(5) for t in (1, 2, 3)])
+
+
+def panels(figure):
+    assert isinstance(figure, plt.Figure)
+    figure.canvas.draw()
+    assert plt.get_fignums() == [], "an open figure is shown twice in a notebook"
+    return figure.axes
+
+
+def test_histogram_has_a_line_for_each_group_and_shares_that_sum_to_one():
+    """Groups of different sizes are compared: counts instead of shares would make the larger look worse."""
+    rows = pd.DataFrame({"who": ["base"] * 30 + ["expert"] * 10, "r": np.r_[np.linspace(0, 1, 30), np.linspace(0, 1, 10)]})
+    axes, = panels(figures.histogram(rows, "r", "who", "reward", bins=5))
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["base model", "RLHF expert"]
+    heights = [patch.get_xy()[1:-1:2, 1] for patch in axes.patches]
+    assert len(heights) == 2 and all(h.sum() == pytest.approx(1, abs=0.01) for h in heights)
+
+
+def test_training_has_a_panel_for_each_column():
+    """Raw steps and their running mean; no step may be lost."""
+    log = pd.DataFrame({"step": range(1, 9), "toxicity": np.linspace(1, 0, 8), "kl": np.arange(8.0)})
+    both = panels(figures.training(log, {"toxicity": "mean toxicity", "kl": "KL"}))
+    assert [axes.get_ylabel() for axes in both] == ["mean toxicity", "KL"]
+    assert all(len(axes.lines) == 2 and len(axes.lines[0].get_xdata()) == 8 for axes in both)
+
+
+def test_learning_curves_show_every_seed_and_their_median(rows):
+    """The distribution over seeds is the result: a curve of the mean alone hides it."""
+    chosen = rows[rows.expert == "rlhf"]
+    both = panels(figures.learning_curves(chosen, ["auroc", "f1"], reference={"f1": 0.5}))
+    assert [len(axes.lines) for axes in both] == [2 * (5 + 1), 2 * (5 + 1) + 1]
+    values = chosen[(chosen.metric == "auroc") & (chosen.method == METHODS[0])].pivot(index="epoch", columns="seed", values="value")
+    np.testing.assert_allclose(both[0].lines[5].get_ydata(), values.median(axis=1))
+
+
+def test_seeds_are_one_point_each(rows):
+    """Every seed of every method and expert is there, in the order asked for."""
+    last = rows[rows.epoch == 3]
+    axes, = panels(figures.seeds(last, "auroc", METHODS[::-1], {"true reward": 0.97}))
+    points = np.concatenate([np.asarray(c.get_offsets()) for c in axes.collections])
+    assert len(points) == 2 * 2 * 5
+    np.testing.assert_allclose(sorted(points[:, 0]), sorted(last[last.metric == "auroc"].value))
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["maximum entropy", "max-margin, as published"]
+    assert "true reward" in [text.get_text() for text in axes.texts]
+
+
+def test_a_heatmap_holds_its_numbers():
+    """Colours alone cannot be read."""
+    axes, = panels(figures.heatmap(pd.DataFrame([[0.25, 1.5], [2.0, 3.0]], index=["a", "b"]), "x", "y"))
+    assert [text.get_text() for text in axes.texts] == ["0.250", "1.500", "2.000", "3.000"]
+
+
+def test_a_scatter_keeps_toxic_and_other_texts_apart():
+    """All points, in two colours, each in its own."""
+    x, toxic = np.arange(10.0), np.arange(10) < 3
+    axes, = panels(figures.scatter(x, 2 * x, toxic, "true", "recovered"))
+    assert [len(c.get_offsets()) for c in axes.collections] == [7, 3]
+    np.testing.assert_allclose(axes.collections[1].get_offsets()[:, 0], [0, 1, 2])
+
+
+def test_every_label_has_a_name():
+    """An internal name on a page is a name that the reader does not know."""
+    assert figures.label("max_entropy") == "maximum entropy" and figures.label("some_new_name") == "some new name"
+
+
+def test_texts_are_escaped_and_masked():
+    """What a model wrote must reach a page as text, never as HTML, and its toxic words masked."""
+    rows = pd.DataFrame([["<script>alert(1)</script>", "you idiot & <img src=x onerror=y>", 0.98765]],
+                        columns=["prompt", "completion", "toxicity"])
+    html = tables.texts(rows, ["prompt", "completion", "toxicity"]).to_html()
+    assert "<script" not in html and "<img" not in html and "&lt;script&gt;" in html and "&amp; &lt;img" in html
+    assert "idiot" not in html and "i····" in html and "0.99" in html
+
+
+@pytest.mark.parametrize("column", ["prompt", "completion", "text", "toxic", "neutral", "base", "expert"])
+def test_every_column_of_texts_is_masked(column):
+    """A column under another name would slip through unmasked."""
+    html = tables.texts(pd.DataFrame({column: ["such an idiot"]}), [column]).to_html()
+    assert "such an i····" in html and "idiot" not in html
+
+
+def test_tables_over_seeds_state_median_and_spread(rows):
+    """A median without its spread, or a best run alone, is what the book says it never shows."""
+    last = rows[rows.epoch == 3]
+    html = tables.over_seeds(last, ["f1", "auroc"]).to_html()
+    values = last[(last.method == "max_entropy") & (last.expert == "exact") & (last.metric == "f1")].value
+    assert f"{values.median():.3f} [{values.quantile(0.05):.3f}, {values.quantile(0.95):.3f}]" in html
+    assert html.index("F1 (toxic)") < html.index("AUROC") and html.count("<tr") == 1 + 4
+    assert "exact expert, β = 2" in html and "maximum entropy" in html
+
+
+def test_plain_tables_escape_and_show_missing_numbers():
+    """A missing number is a dash, not "nan"; names come from data and are escaped."""
+    html = tables.plain(pd.DataFrame({"name": ["<i>x</i>", "y"], "n": [1234.5, np.nan]})).to_html()
+    assert "<i>" not in html and "1,234.500" in html and "–" in html and "nan" not in html

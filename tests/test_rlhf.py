@@ -1,0 +1,153 @@
+"""RLHF on a tiny model: it learns, resumes, and computes TRL's own log probabilities."""
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from conftest import PROMPTS
+from safetensors.torch import load_file
+from trl import RLOOConfig, RLOOTrainer
+
+from irlkit.generation import sample, tokenizer_of
+from irlkit.rlhf import ParameterError, Trainer, train
+
+HOW = {"learning_rate": 1e-3, "batch": 8, "group": 4, "max_new_tokens": 6, "threads": 1}
+
+
+def plain(texts):
+    """A reward that wants whole characters: minus the broken ones, of which a random model writes many."""
+    return [-text.count("�") for text in texts]
+
+
+def learn(model, folder, reward=plain, **changes):
+    """Train and return (log, weights of the trained model)."""
+    log = train(model, PROMPTS, reward, folder / "expert", scratch=folder / "scratch", **{**HOW, **changes})
+    return log, load_file(folder / "expert" / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def two_steps(llama, tmp_path_factory):
+    return learn(llama, tmp_path_factory.mktemp("two"), steps=2)
+
+
+def test_every_part_of_the_model_moves(llama, two_steps):
+    """A training whose gradient never arrives: every test of its result would still pass on the base model."""
+    log, weights = two_steps
+    before = load_file(llama / "model.safetensors")
+    assert set(weights) == set(before)
+    assert all((weights[name] != before[name]).any() for name in before)
+    assert [row["step"] for row in log] == [1, 2]
+    assert set(log[0]) == {"step", "reward", "kl", "length", "seconds"} and np.isfinite([list(row.values()) for row in log]).all()
+    assert abs(log[0]["kl"]) < 1e-4 < abs(log[1]["kl"]), "before the first step the expert is the base model"
+
+
+def test_frozen_blocks_do_not_move(llama, tmp_path):
+    """The paper trains the top blocks alone: the embeddings and the lowest blocks must stay as they were."""
+    _, weights = learn(llama, tmp_path, steps=2, frozen_blocks=2)
+    before = load_file(llama / "model.safetensors")
+    moved = {name for name in before if (weights[name] != before[name]).any()}
+    assert not any(name.startswith(("model.embed_tokens", "model.layers.0.", "model.layers.1.")) for name in moved)
+    assert {name for name in before if name.startswith("model.layers.2.")} <= moved
+
+
+def test_a_planted_reward_rises(llama, tmp_path):
+    """A flipped sign of the advantage, or a reward of other completions, would lower it or leave it; β may be 0."""
+    log, _ = learn(llama, tmp_path, steps=15, batch=16, learning_rate=1e-2, kl_weight=0.0)
+    start, end = (np.mean([row["reward"] for row in rows]) for rows in (log[:3], log[-3:]))
+    assert end > start + 0.5 * abs(start)
+    written = sample(tmp_path / "expert", PROMPTS, samples=20, max_new_tokens=6, engine="transformers", threads=1)["completion"]
+    assert np.mean(plain(written)) > start + 0.4 * abs(start), "the saved model is the trained one"
+
+
+def test_the_penalty_holds_the_model_back(llama, tmp_path):
+    """β in reward per nat: a large one keeps the expert at the base model."""
+    free, held = (learn(llama, tmp_path / str(beta), steps=6, batch=16, learning_rate=5e-3, kl_weight=beta)[0] for beta in (1e-6, 20.0))
+    assert abs(held[-1]["kl"]) < abs(free[-1]["kl"]) / 2
+
+
+def test_too_few_prompts_for_a_step_are_refused(llama, tmp_path):
+    """TRL then takes no step at all, and the base model would be saved as the expert."""
+    with pytest.raises(ParameterError, match="batch: 32 completions, 4 of each prompt, need 8 training prompts; there are 7"):
+        learn(llama, tmp_path, killed_at(1), steps=2, batch=32)
+    assert not (tmp_path / "expert").exists()
+
+
+class Killed(Exception):
+    """Stands for a kill in the middle of a run."""
+
+
+def killed_at(call):
+    calls = []
+
+    def reward(texts):
+        calls.append(texts)
+        if len(calls) == call:
+            raise Killed
+        return plain(texts)
+    return reward
+
+
+def same(one, other):
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_an_interrupted_run_ends_as_one_that_was_not(llama, tmp_path):
+    """Lost optimizer or random states, or prompts begun anew, would make the result depend on interruptions."""
+    log, weights = learn(llama, tmp_path / "whole", steps=5, save_every=2)
+    with pytest.raises(Killed):
+        learn(llama, tmp_path / "cut", killed_at(4), steps=5, save_every=2)
+    assert not (tmp_path / "cut" / "expert").exists(), "nothing unfinished where the finished expert belongs"
+    seen = []
+    resumed = learn(llama, tmp_path / "cut", lambda texts: seen.append(texts) or plain(texts), steps=5, save_every=2)
+    assert len(seen) == 3, "steps 3 to 5 alone"
+    assert same(resumed[1], weights)
+    assert [{**row, "seconds": 0} for row in resumed[0]] == [{**row, "seconds": 0} for row in log]
+
+
+def test_a_finished_run_is_not_run_again_and_a_longer_one_goes_on(llama, tmp_path):
+    """Minutes of training thrown away for a changed figure; or two steps taken for four."""
+    first = learn(llama, tmp_path, steps=2, save_every=2)
+    again = learn(llama, tmp_path, killed_at(1), steps=2, save_every=2)
+    assert again[0] == first[0] and same(again[1], first[1])
+    seen = []
+    longer, weights = learn(llama, tmp_path, lambda texts: seen.append(texts) or plain(texts), steps=4, save_every=2)
+    assert len(seen) == 2 and [row["step"] for row in longer] == [1, 2, 3, 4]
+    assert same(weights, learn(llama, tmp_path / "straight", steps=4, save_every=2)[1])
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"learning_rate": 5e-3}, {"kl_weight": 0.2}, {"max_new_tokens": 4}])
+def test_other_parameters_begin_anew(llama, two_steps, tmp_path, change):
+    """A checkpoint of another seed or learning rate taken up would be an expert of no recipe at all."""
+    with pytest.raises(Killed):
+        learn(llama, tmp_path, killed_at(2), steps=2, save_every=1)
+    log, weights = learn(llama, tmp_path, steps=2, **change)
+    assert [row["step"] for row in log] == [1, 2]
+    assert not same(weights, two_steps[1])
+
+
+def test_the_same_parameters_give_the_same_expert(llama, two_steps, tmp_path):
+    """Unseeded sampling or shuffling of the prompts."""
+    assert same(learn(llama, tmp_path, steps=2)[1], two_steps[1])
+
+
+@pytest.mark.parametrize("name", ["llama", "neox"])
+def test_log_probabilities_are_those_of_trl(request, name, tmp_path):
+    """Ours leaves the prompt's positions out of the output layer: a shift by one or a lost temperature would train on noise."""
+    model = request.getfixturevalue(name)
+    tokenizer = tokenizer_of(model)
+    trainer = Trainer(
+        model=str(model), reward_funcs=lambda completions, **_: [0.0] * len(completions), processing_class=tokenizer,
+        train_dataset=datasets.Dataset.from_dict({"prompt": PROMPTS}),
+        args=RLOOConfig(output_dir=str(tmp_path), temperature=0.7, per_device_train_batch_size=4, num_generations=4, use_cpu=True,
+                        bf16=False, report_to=[], max_completion_length=5))
+    batch = tokenizer(PROMPTS[:4], return_tensors="pt", padding=True)
+    completion = torch.tensor([[5, 9, 30, 40, 50], [6, 7, 0, 2, 2], [100, 8, 9, 0, 2], [300, 200, 100, 50, 20]])
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [1, 1, 1, 1, 0], [1, 1, 1, 1, 1]])
+    ids, attended = torch.cat([batch.input_ids, completion], 1), torch.cat([batch.attention_mask, mask], 1)
+    with torch.no_grad():
+        network = trainer.model.eval()
+        ours, _, _ = trainer._get_per_token_logps_and_entropies(network, ids, attended, 5)
+        trls, _, _ = RLOOTrainer._get_per_token_logps_and_entropies(trainer, network, ids, attended, 5)
+    assert ours.shape == (4, 5)
+    torch.testing.assert_close(ours[mask.bool()], trls[mask.bool()], atol=1e-4, rtol=1e-4)
+    assert ours[mask.bool()].std() > 0.1
