@@ -35,13 +35,13 @@ class Trainer(RLOOTrainer):
         return log_probs, torch.zeros_like(log_probs), None
 
 
-def train(model, prompts, reward, output, *, steps, scratch, learning_rate=1e-4, kl_weight=0.05, batch=64, group=4,
+def train(model, prompts, reward, output, *, steps, scratch, learning_rate=1e-4, kl_weight=0.3, batch=64, group=4,
           max_new_tokens=24, frozen_blocks=0, save_every=5, seed=0, threads=None):
     """Fine-tune the model in folder `model` on `reward` and save it to the folder `output`; returns the log, a row a step.
 
     `reward(texts) -> [n]` sees the completions. A step draws `batch` completions, `group` for each prompt.
     `kl_weight` is β, in units of reward per nat. `frozen_blocks` lowest blocks (and then the embeddings) are not
-    trained. A checkpoint is kept in `scratch` every `save_every` steps: the same call goes on from the last one, one
+    trained (ParameterError if that is all of them). A checkpoint is kept in `scratch` every `save_every` steps: the same call goes on from the last one, one
     with other parameters begins anew, one with more steps trains on, and one that is finished is not run again.
     Raises ParameterError where there are fewer prompts than a step needs: TRL would take no step and say nothing.
     """
@@ -99,6 +99,8 @@ def _checkpoint(scratch, asked):
 
 
 def _freeze(network, blocks):
+    if blocks >= network.config.num_hidden_layers:
+        raise ParameterError(f"frozen_blocks: {blocks} would leave nothing to train; the model has {network.config.num_hidden_layers} blocks")
     if blocks:
         layers = next(module for module in network.modules() if isinstance(module, torch.nn.ModuleList)
                       and len(module) == network.config.num_hidden_layers)

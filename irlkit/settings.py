@@ -144,13 +144,13 @@ class DataAndReward(Sampled):
 
 
 class RLHF(Sampled):
-    steps: int = Field(12, ge=1)
+    steps: int = Field(14, ge=1)
     learning_rate: float = Field(1e-4, gt=0, lt=1)
-    kl_weight: float = Field(0.02, ge=0)
+    kl_weight: float = Field(0.3, ge=0)
     batch: int = Field(64, ge=2)
     group: int = Field(4, ge=2)
-    frozen_blocks: int = Field(0, ge=0)
-    max_prompt_tokens: int = Field(20, ge=1)
+    frozen_blocks: int = Field(15, ge=0)
+    max_prompt_tokens: int = Field(24, ge=1)
     expert_samples: int = Field(2, ge=1, le=64)
 
     @model_validator(mode="after")

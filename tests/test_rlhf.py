@@ -50,6 +50,12 @@ def test_frozen_blocks_do_not_move(llama, tmp_path):
     assert {name for name in before if name.startswith("model.layers.2.")} <= moved
 
 
+def test_freezing_every_block_is_refused(llama, tmp_path):
+    """A training without trainable weights would run to its end and return the base model."""
+    with pytest.raises(ParameterError, match="frozen_blocks: 99"):
+        learn(llama, tmp_path, steps=1, frozen_blocks=99)
+
+
 def test_a_planted_reward_rises(llama, tmp_path):
     """A flipped sign of the advantage, or a reward of other completions, would lower it or leave it; β may be 0."""
     log, _ = learn(llama, tmp_path, steps=15, batch=16, learning_rate=1e-2, kl_weight=0.0)
