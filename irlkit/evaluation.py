@@ -6,6 +6,7 @@ Scores are arrays [S, n]: S rewards of n texts. A reward is high where a text is
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -126,14 +127,16 @@ class Bench:
     """The published demonstrations, ready for fits and for judgement: the arrays of chapters 04 and 05.
 
     table: a row a text (prompt, source, split, completion, toxicity); features [T, p]; true_reward [T] (nats);
-    pairs: the preference pairs; normalised, raw [m, p]: φ(rewrite) − φ(toxic sentence); truth: a Truth.
+    pairs: the preference pairs; neutral, toxic [m, p]: φ of the rewrite and of the toxic sentence, both normalised;
+    normalised, raw [m, p]: φ(rewrite) − φ(toxic sentence), normalised and as the pairs stand; truth: a Truth.
     """
 
     table: pd.DataFrame
     features: np.ndarray
     true_reward: np.ndarray
     pairs: pd.DataFrame
-    normalised: np.ndarray
+    neutral: np.ndarray
+    toxic: np.ndarray
     raw: np.ndarray
     truth: Truth
 
@@ -149,7 +152,11 @@ class Bench:
         truth = Truth(toxicity[rows["calibration"]] >= 0.5, toxicity[rows["test"]] >= 0.5, reward[rows["test"]],
                       table.prompt.to_numpy()[rows["test"]],
                       pair_weights(pairs.neutral_normalised, pairs.toxic_normalised), pairs.toxic.factorize()[0])
-        return cls(table, arrays["demonstrations"], reward, pairs, arrays["normalised"], arrays["raw"], truth)
+        return cls(table, arrays["demonstrations"], reward, pairs, arrays["neutral"], arrays["toxic"], arrays["raw"], truth)
+
+    @cached_property
+    def normalised(self):
+        return self.neutral - self.toxic
 
     @staticmethod
     def _rows(table, split):

@@ -147,7 +147,7 @@ def bench(tmp_path):
     table.to_parquet(tmp_path / "demonstrations.parquet")
     pairs.to_parquet(tmp_path / "preferences.parquet")
     gap = np.array([[1.0], [2.0], [1.0], [-1.0]], np.float32)
-    save_file(features.pack({"demonstrations": phi, "normalised": gap, "raw": gap}), tmp_path / "features.safetensors")
+    save_file(features.pack({"demonstrations": phi, "neutral": gap, "toxic": 0 * gap, "raw": gap}), tmp_path / "features.safetensors")
     return evaluation.Bench.load(types.SimpleNamespace(artifact=lambda name: tmp_path / name))
 
 
