@@ -64,6 +64,13 @@ class Choices:
         """The same choice sets and picks, read with other features [T, p]."""
         return replace(self, features=features)
 
+    def noisy(self, share, seed=0):
+        """The same with each pick replaced, with probability `share`, by one drawn evenly from its choice set."""
+        random = np.random.default_rng([seed, 3])
+        moved = random.binomial(self.picks.astype(int), share)
+        even = (self.sets >= 0) / (self.sets >= 0).sum(1, keepdims=True)
+        return replace(self, picks=self.picks - moved + random.multinomial(moved.sum(2), even))
+
     def pairs(self, size=None, seed=0):
         """One base text for each pick: (expert, base), each [S, m] text indices, in random order, at most `size`.
 
@@ -94,19 +101,19 @@ def _groups(table, split, source):
     return {prompt: np.asarray(index) for prompt, index in chosen.groupby("prompt").groups.items()}
 
 
-def _bootstrap(prompts, seeds, seed, resample):
-    """Counts [S, prompts] of a bootstrap over prompts (all ones without `resample`)."""
+def _bootstrap(prompts, seeds, seed, resample, size):
+    """Counts [S, prompts] of `size` (default: as many as there are) prompts drawn with replacement; all ones without `resample`."""
     if not resample:
         return np.ones((seeds, prompts))
-    draws = (np.random.default_rng([seed, number]).integers(prompts, size=prompts) for number in range(seeds))
+    draws = (np.random.default_rng([seed, number]).integers(prompts, size=size or prompts) for number in range(seeds))
     return np.stack([np.bincount(draw, minlength=prompts) for draw in draws]).astype(float)
 
 
-def rlhf_choices(table, features, split="train", seeds=1, seed=0, resample=True, base_samples=None):
+def rlhf_choices(table, features, split="train", seeds=1, seed=0, resample=True, base_samples=None, size=None):
     """Choice sets of a real expert: each of its completions among the base model's of the same prompt.
 
     `table` has one row a text (columns prompt, source, split), in the order of `features`. At most `base_samples`
-    base completions stand in a set.
+    base completions stand in a set. Each seed draws `size` prompts with replacement (default: as many as there are).
     """
     base, expert = _groups(table, split, "base"), _groups(table, split, "expert")
     prompts = [prompt for prompt in expert if prompt in base]
@@ -114,13 +121,14 @@ def rlhf_choices(table, features, split="train", seeds=1, seed=0, resample=True,
     owner = np.repeat(np.arange(len(prompts)), [len(expert[prompt]) for prompt in prompts])
     sets = _fill(rows)
     picks = np.zeros((seeds, *sets.shape))
-    picks[:, :, 0] = _bootstrap(len(prompts), seeds, seed, resample)[:, owner]
+    picks[:, :, 0] = _bootstrap(len(prompts), seeds, seed, resample, size)[:, owner]
     written_by_base = sets >= 0
     written_by_base[:, 0] = False
     return Choices(features, sets, written_by_base, picks)
 
 
-def exact_choices(table, features, reward, beta=2.0, demonstrations=4, split="train", seeds=1, seed=0, resample=False):
+def exact_choices(table, features, reward, beta=2.0, demonstrations=4, split="train", seeds=1, seed=0, resample=False,
+                  size=None):
     """Choice sets of an exact expert: picks among a prompt's base completions with weights ∝ exp(reward / beta).
 
     `reward` [T] is the reward of every text of the table (any unit; `beta` in the same). A reward of zeros gives the
@@ -130,7 +138,7 @@ def exact_choices(table, features, reward, beta=2.0, demonstrations=4, split="tr
     logits = np.where(sets >= 0, reward[sets] / beta, -np.inf)
     weights = np.exp(logits - logits.max(1, keepdims=True))
     weights /= weights.sum(1, keepdims=True)
-    counts = _bootstrap(len(sets), seeds, seed, resample)
+    counts = _bootstrap(len(sets), seeds, seed, resample, size)
     if demonstrations is None:
         picks = np.broadcast_to(weights, (seeds, *weights.shape))
     else:

@@ -10,8 +10,9 @@ from functools import cached_property
 
 import numpy as np
 import pandas as pd
-from scipy.stats import spearmanr
+from scipy.stats import spearmanr, wilcoxon
 from sklearn.metrics import f1_score, roc_auc_score
+from statsmodels.stats.multitest import multipletests
 
 from irlkit import features
 
@@ -92,6 +93,27 @@ def over_seeds(values):
     low, high = np.quantile(values, [0.05, 0.95])
     return {"median": float(np.median(values)), "min": float(values.min()), "max": float(values.max()),
             "p5": float(low), "p95": float(high), "n_seeds": len(values)}
+
+
+def paired_tests(rows, reference, metrics):
+    """Each method against `reference` on the same seeds: a row a method and metric, with the median difference and p.
+
+    `rows` are tidy rows (method, seed, metric, value). p is of Wilcoxon's signed-rank test, with Holm's correction.
+    """
+    found = []
+    for metric in metrics:
+        seeds = rows[rows.metric == metric].pivot(index="seed", columns="method", values="value")
+        for method in seeds.columns.drop(reference):
+            difference = seeds[method] - seeds[reference]
+            found.append({"metric": metric, "method": method, "difference": difference.median(), "p": wilcoxon(difference).pvalue})
+    table = pd.DataFrame(found)
+    return table.assign(p=multipletests(table.p, method="holm")[1])
+
+
+def best_of(values, runs, seed=0, resamples=1000):
+    """Median of the best of `runs` values drawn from `values` [n], without replacement where there are enough."""
+    random = np.random.default_rng([seed, runs])
+    return float(np.median([random.choice(values, runs, replace=len(values) < runs).max() for _ in range(resamples)]))
 
 
 def judge(calibration, test, normalised, raw, truth):

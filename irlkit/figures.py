@@ -8,9 +8,13 @@ STYLE = {"figure.figsize": (7.0, 3.6), "figure.dpi": 110, "font.size": 11, "axes
          "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3, "legend.frameon": False,
          "axes.axisbelow": True, "figure.constrained_layout.use": True}
 PALETTE = {"base": "#4477aa", "expert": "#228833", "max_margin_published": "#ee6677", "max_margin": "#aa7700",
-           "max_entropy": "#4477aa", "null": "#888888", "ceiling": "#228833"}
+           "max_entropy": "#4477aa", "bradley_terry": "#66ccee", "logistic": "#aa3377",
+           "hinge": "#ccbb44", "feature_matching": "#000000", "null": "#888888", "ceiling": "#228833", "rlhf": "#4477aa",
+           "exact": "#ee6677"}
 LABELS = {"max_margin_published": "max-margin, as published", "max_margin": "max-margin, well-posed",
-          "max_entropy": "maximum entropy", "pair_accuracy": "pair accuracy (people)",
+          "max_entropy": "maximum entropy", "bradley_terry": "Bradley–Terry", "logistic": "logistic, unpaired",
+          "hinge": "hinge on pairs", "feature_matching": "feature matching", "people.label_accuracy": "label accuracy (people)",
+          "people.f1": "F1 (people)", "people.calibration_error": "calibration error", "pair_accuracy": "pair accuracy (people)",
           "pair_accuracy_raw": "pair accuracy, raw text", "auroc": "AUROC (true reward)",
           "spearman": "Spearman (true reward)", "label_accuracy": "label accuracy", "f1": "F1 (toxic)",
           "base": "base model", "expert": "RLHF expert", "rlhf": "RLHF expert", "exact": "exact expert, β = 2",
@@ -99,4 +103,47 @@ def scatter(x, y, colour, xlabel, ylabel):
         axes.scatter(x[colour == flag], y[colour == flag], s=8, alpha=0.4, color=shade, label=name)
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.legend(markerscale=2)
+    return _finished(figure)
+
+
+def null_band(null, recovered, best):
+    """Distribution of accuracies of rewards fitted to nothing, the recovered ones as ticks below, `best` as a dotted line."""
+    figure, axes = plt.subplots(figsize=(7.4, 3.6))
+    bins = np.linspace(0, 1, 41)
+    for method, group in null.groupby("method", sort=False):
+        axes.hist(group.value, bins=bins, histtype="step", linewidth=2, color=PALETTE[method], label=f"null, {label(method)}")
+    for method in null.method.unique():
+        values = recovered[recovered.method == method].value
+        axes.plot(values, np.full(len(values), -1.5), "|", color=PALETTE[method], markersize=9, label=f"recovered, {label(method)}")
+    axes.axvline(best, color="black", linestyle=":", linewidth=1.2)
+    axes.set(xlabel=label(null.metric.iloc[0]), ylabel="runs", xlim=(0, 1))
+    axes.legend(loc="upper left", fontsize=9)
+    return _finished(figure)
+
+
+def curves(rows, x, metrics, log=False):
+    """Median over seeds and 5th to 95th percentile against column `x`, a panel a metric; a colour a method, dashes for exact experts."""
+    figure, panels = plt.subplots(1, len(metrics), figsize=(8.4, 3.8), squeeze=False)
+    for axes, metric in zip(panels[0], metrics):
+        for (expert, method), group in rows[rows.metric == metric].groupby(["expert", "method"], sort=False):
+            found = group.groupby(x).value.quantile([0.05, 0.5, 0.95]).unstack()
+            colour = PALETTE.get(method)
+            axes.plot(found.index, found[0.5], "o-" if expert == "rlhf" else "o--", color=colour, markersize=4,
+                      label=f"{label(method)}, {label(expert)}")
+            axes.fill_between(found.index, found[0.05], found[0.95], color=colour, alpha=0.12)
+        axes.set(xlabel=label(x), ylabel=label(metric), xscale="log" if log else "linear")
+    handles, names = panels[0][0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=2, fontsize=9)
+    return _finished(figure)
+
+
+def reliability(tables):
+    """How often right against how sure, {name: table with confidence, accuracy, share}; the diagonal is perfect calibration."""
+    figure, axes = plt.subplots(figsize=(4.8, 4.2))
+    axes.plot([0.5, 1], [0.5, 1], color="black", linestyle=":", linewidth=1.2)
+    for name, table in tables.items():
+        axes.plot(table.confidence, table.accuracy, linewidth=1.2, color=PALETTE.get(name), alpha=0.7)
+        axes.scatter(table.confidence, table.accuracy, s=20 + 300 * table.share, color=PALETTE.get(name), label=label(name))
+    axes.set(xlabel="how sure: σ(s·|d|)", ylabel="how often right")
+    axes.legend(loc="lower right")
     return _finished(figure)

@@ -184,6 +184,10 @@ class MaxMarginIRL(Fitted):
 
 
 class RewardAccuracy(Fitted):
+    seeds: int = Field(50, ge=2, le=1000)
+    null_runs: int = Field(200, ge=2, le=1000)
+    sizes: list[Annotated[int, Field(ge=2)]] = Field([50, 100, 200, 400, 800, 1600, 3200], min_length=1)
+    noise: list[Annotated[float, Field(ge=0, le=1)]] = Field([0.0, 0.1, 0.2, 0.4, 0.6, 0.8], min_length=1)
     resamples: int = Field(200, ge=20)
     show: int = Field(8, ge=0, le=50)
 

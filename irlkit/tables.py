@@ -1,5 +1,7 @@
 """Everything that is tabulated: pandas tables for the book, with masked and escaped text."""
 
+import pandas as pd
+
 from irlkit.figures import label
 from irlkit.rewards import mask
 
@@ -32,3 +34,11 @@ def plain(table, precision=3):
     """A table without its index, numbers with `precision` digits, text escaped, none shown as a dash."""
     return (table.style.hide(axis="index").format(precision=precision, escape="html", na_rep="–", thousands=",")
             .set_table_attributes('class="numbers"'))
+
+
+def word_shift(shift, count):
+    """The `count` words that rise most and that fall most between base and expert, side by side; toxic ones masked."""
+    sides = {"more often": shift.head(count), "less often": shift.tail(count).iloc[::-1]}
+    columns = [column for name, rows in sides.items() for column in (
+        pd.Series([mask(word) for word in rows.word], name=name), rows.z.reset_index(drop=True).rename(f"z ({name})"))]
+    return plain(pd.concat(columns, axis=1), 1)

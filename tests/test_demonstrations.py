@@ -165,3 +165,15 @@ def test_first_and_with_features_change_nothing_else(table, phi):
     np.testing.assert_array_equal(choices.first().picks, choices.picks[:1])
     other = choices.with_features(2 * phi)
     assert other.seeds == 4 and (other.features == 2 * phi).all() and (other.sets == choices.sets).all()
+
+
+def test_noise_moves_the_asked_share_of_picks_within_their_sets():
+    """Noise that lost picks, or put them on the filling, would change the amount of data with its quality."""
+    sets = np.array([[0, 1, 2, -1]] * 500)
+    picks = np.zeros((2, 500, 4))
+    picks[:, :, 0] = 2
+    choices = Choices(np.zeros((3, 1)), sets, sets > 0, picks)
+    noisy = choices.noisy(0.6, seed=1)
+    assert (noisy.picks.sum(2) == 2).all() and (noisy.picks[:, :, 3] == 0).all()
+    assert noisy.picks[:, :, 0].mean() / 2 == pytest.approx(0.4 + 0.6 / 3, abs=0.03)
+    assert (choices.noisy(0.0).picks == picks).all() and (choices.picks == picks).all()

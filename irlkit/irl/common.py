@@ -30,3 +30,39 @@ def lbfgs(objective, start, epochs, on_epoch=None):
         if on_epoch:
             on_epoch(epoch, weights.detach().numpy().copy())
     return weights.detach().numpy()
+
+
+def pairwise(loss, weights, features, sets, base, picks):
+    """Mean [S] of `loss(margins)` over picks, each against all other base texts of its set (picks without one are left out).
+
+    weights [S, p], features [T, p], sets [n, C], base [n, C] (bool), picks [S, n, C]; margins are r(pick) − r(base text).
+    """
+    scores = choice_scores(weights, features, sets)
+    total = count = 0
+    for column in picks.sum((0, 1)).nonzero()[:, 0]:
+        others = base.clone()
+        others[:, column] = False
+        rows = others.any(1)
+        margins = (scores[:, rows, column, None] - scores[:, rows]).masked_fill(~others[rows], 0)
+        mean = (loss(margins) * others[rows]).sum(2) / others[rows].sum(1)
+        total = total + (picks[:, rows, column] * mean).sum(1)
+        count = count + picks[:, rows, column].sum(1)
+    return total / count
+
+
+def fit_pairwise(loss, choices, penalty, epochs, on_epoch=None):
+    """Weights [S, p] that minimise `pairwise(loss)` plus (penalty / 2) ‖w‖², by L-BFGS from zero."""
+    features, sets, base, picks = tensors(choices)
+    start = torch.zeros(choices.seeds, features.shape[1])
+    return lbfgs(lambda w: pairwise(loss, w, features, sets, base, picks) + penalty / 2 * (w**2).sum(1), start, epochs, on_epoch)
+
+
+def mean_pairwise(loss, weights, choices):
+    """Mean loss [S] of given weights [S, p] over the pairs of `choices`."""
+    return pairwise(loss, torch.as_tensor(weights, dtype=torch.float32), *tensors(choices)).numpy()
+
+
+def tensors(choices):
+    """Features (float), sets, base and picks (float) of `choices`."""
+    return (torch.as_tensor(choices.features, dtype=torch.float32), torch.as_tensor(choices.sets),
+            torch.as_tensor(choices.base), torch.as_tensor(choices.picks, dtype=torch.float32))
