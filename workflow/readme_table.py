@@ -11,6 +11,9 @@ METRICS = {"pair_accuracy": "pair accuracy (people)", "auroc": "AUROC (true rewa
 METHODS = {
     "max_margin_published": "max-margin, loss as published",
     "max_margin": "max-margin, well-posed",
+    "hinge": "hinge on pairs",
+    "logistic": "logistic, unpaired",
+    "bradley_terry": "Bradley–Terry",
     "max_entropy": "maximum entropy",
 }
 EXPERTS = {"irl": "RLHF expert", "irl_exact": "exact expert"}
