@@ -174,7 +174,7 @@ class Fitted(Settings):
 
     seeds: int = Field(20, ge=2, le=1000)
     beta: float = Field(2.0, gt=0)
-    demonstrations: int = Field(4, ge=1)
+    demonstrations: int = Field(32, ge=1)
     sample_size: int = Field(100, ge=2)
     learning_rate: float = Field(1e-4, gt=0, lt=1)
 
