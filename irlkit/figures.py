@@ -33,7 +33,9 @@ def _finished(figure):
 
 
 def label(name):
-    return LABELS.get(name, str(name).replace("_", " "))
+    """What a reader is shown for a name; what follows a comma is kept as it is."""
+    head, comma, rest = str(name).partition(", ")
+    return LABELS.get(head, head.replace("_", " ")) + comma + rest
 
 
 def histogram(rows, value, by, xlabel, bins=40, log=False):
