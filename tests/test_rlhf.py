@@ -58,7 +58,7 @@ def test_freezing_every_block_is_refused(llama, tmp_path):
 
 def test_a_planted_reward_rises(llama, tmp_path):
     """A flipped sign of the advantage, or a reward of other completions, would lower it or leave it; β may be 0."""
-    log, _ = learn(llama, tmp_path, steps=15, batch=16, learning_rate=1e-2, kl_weight=0.0)
+    log, _ = learn(llama, tmp_path, steps=30, batch=16, learning_rate=1e-2, kl_weight=0.0)
     start, end = (np.mean([row["reward"] for row in rows]) for rows in (log[:3], log[-3:]))
     assert end > start + 0.5 * abs(start)
     written = sample(tmp_path / "expert", PROMPTS, samples=20, max_new_tokens=6, engine="transformers", threads=1)["completion"]
@@ -67,8 +67,9 @@ def test_a_planted_reward_rises(llama, tmp_path):
 
 def test_the_penalty_holds_the_model_back(llama, tmp_path):
     """β in reward per nat: a large one keeps the expert at the base model."""
-    free, held = (learn(llama, tmp_path / str(beta), steps=6, batch=16, learning_rate=5e-3, kl_weight=beta)[0] for beta in (1e-6, 20.0))
-    assert abs(held[-1]["kl"]) < abs(free[-1]["kl"]) / 2
+    free, held = (np.mean([row["kl"] for row in log[-10:]]) for log in (
+        learn(llama, tmp_path / str(beta), steps=30, batch=16, learning_rate=1e-3, kl_weight=beta)[0] for beta in (1e-6, 20.0)))
+    assert held < free / 2
 
 
 def test_too_few_prompts_for_a_step_are_refused(llama, tmp_path):
