@@ -186,3 +186,23 @@ def test_intervals_hold_their_own_estimate(bench):
     noisy = bench.metrics(reward[None])
     for metric, (low, high) in bench.intervals(reward, resamples=100).items():
         assert low <= noisy[metric][0] <= high and low < high or metric == "auroc" and low == high == 1
+
+
+def test_paired_tests_compare_seed_by_seed():
+    """Unpaired, a difference of 0.01 would drown in the spread between seeds."""
+    random = np.random.default_rng(0)
+    level = random.normal(0, 1, 30)
+    values = {"reference": level, "better": level + 0.01 + random.normal(0, 0.001, 30), "same": level + random.normal(0, 0.01, 30)}
+    rows = pd.DataFrame([{"method": method, "seed": seed, "metric": "auroc", "value": v}
+                         for method, found in values.items() for seed, v in enumerate(found)])
+    table = evaluation.paired_tests(rows, "reference", ["auroc"]).set_index("method")
+    assert table.difference["better"] == pytest.approx(0.01, abs=1e-3) and table.p["better"] < 1e-4
+    assert table.p["same"] > 0.05 and set(table.index) == {"better", "same"}
+
+
+def test_the_best_of_many_is_high():
+    """The median of the maximum of 78 uniform numbers is 0.5^(1/78); of one it is the median."""
+    values = np.random.default_rng(1).random(5000)
+    assert evaluation.best_of(values, 78) == pytest.approx(0.5 ** (1 / 78), abs=0.005)
+    assert evaluation.best_of(values, 1) == pytest.approx(0.5, abs=0.06)
+    assert evaluation.best_of(values[:3], 78) == values[:3].max(), "fewer runs than asked for: drawn again"

@@ -113,3 +113,36 @@ def test_plain_tables_escape_and_show_missing_numbers():
     """A missing number is a dash, not "nan"; names come from data and are escaped."""
     html = tables.plain(pd.DataFrame({"name": ["<i>x</i>", "y"], "n": [1234.5, np.nan]})).to_html()
     assert "<i>" not in html and "1,234.500" in html and "–" in html and "nan" not in html
+
+
+def test_the_null_band_marks_the_best_run_and_every_recovered_reward():
+    random = np.random.default_rng(0)
+    null = pd.DataFrame({"method": "max_entropy", "metric": "pair_accuracy_raw", "value": random.random(50)})
+    figure = figures.null_band(null, null.head(7), 0.804)
+    marks = [line for line in figure.axes[0].lines if line.get_marker() == "|"]
+    assert len(marks) == 1 and len(marks[0].get_xdata()) == 7
+    assert any(set(line.get_xdata()) == {0.804} for line in figure.axes[0].lines)
+
+
+def test_curves_draw_medians_over_seeds():
+    rows = pd.DataFrame([{"expert": "rlhf", "method": "max_entropy", "metric": "auroc", "share": share, "seed": seed, "value": share + seed}
+                         for share in (0.0, 0.5) for seed in range(3)])
+    line = figures.curves(rows, "share", ["auroc"]).axes[0].lines[0]
+    np.testing.assert_allclose(line.get_xydata(), [[0, 1], [0.5, 1.5]])
+
+
+def test_reliability_has_its_diagonal_and_points():
+    table = pd.DataFrame({"confidence": [0.6, 0.9], "accuracy": [0.5, 1.0], "share": [0.3, 0.7]})
+    axes = figures.reliability({"rlhf": table}).axes[0]
+    np.testing.assert_allclose(axes.lines[0].get_xydata(), [[0.5, 0.5], [1, 1]])
+    np.testing.assert_allclose(axes.collections[0].get_offsets(), [[0.6, 0.5], [0.9, 1.0]])
+
+
+def test_a_variant_keeps_the_label_of_its_method():
+    assert figures.label("max_entropy, few pairs") == "maximum entropy, few pairs"
+
+
+def test_words_that_shift_are_masked():
+    shift = pd.DataFrame({"word": ["team", "the", "fuck"], "z": [3.0, 0.0, -4.0]})
+    html = tables.word_shift(shift, 1).to_html()
+    assert "team" in html and "f···" in html and "fuck" not in html
