@@ -18,7 +18,12 @@ LABELS = {"max_margin_published": "max-margin, as published", "max_margin": "max
           "pair_accuracy_raw": "pair accuracy, raw text", "auroc": "AUROC (true reward)",
           "spearman": "Spearman (true reward)", "label_accuracy": "label accuracy", "f1": "F1 (toxic)",
           "base": "base model", "expert": "RLHF expert", "rlhf": "RLHF expert", "exact": "exact expert, β = 2",
-          "null": "null: no expert at all"}
+          "null": "null: no expert at all", "max_entropy_terrain": "maximum entropy, four weights",
+          "max_entropy_cells": "maximum entropy, a weight a cell",
+          "as_sampled_cells": "the same, chance not taken out", "max_margin_terrain": "max-margin, four weights",
+          "correlation": "correlation with the true reward", "error": "error of the reward", "exact_state": "of the state, exact",
+          "sampled_state": "of the state, from trajectories", "twin_next_state": "twin, of the next state too",
+          "twin_averaged": "twin, next state averaged", "log_policy": "log policy", "projection": "max-margin by projection"}
 
 
 def use_style():
@@ -95,6 +100,23 @@ def heatmap(table, xlabel, ylabel, fmt=".3f"):
     sns.heatmap(table, annot=True, fmt=fmt, cmap="viridis", ax=axes, cbar=False, linewidths=0.5)
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.tick_params(axis="y", rotation=0)
+    return _finished(figure)
+
+
+def maps(panels, door, policy=None, columns=2):
+    """Maps {title: values [S]} of a gridworld with its wall and door; arrows show the mean move of a policy [S, A], if one is given."""
+    size = round(len(next(iter(panels.values()))) ** 0.5)
+    rows = -(-len(panels) // columns)
+    figure, grid = plt.subplots(rows, columns, figsize=(8.0, 3.6 * rows * 2 / columns), squeeze=False)
+    for axes, (title, values) in zip(grid.flat, panels.items(), strict=False):
+        image = axes.imshow(values.reshape(size, size), cmap="viridis")
+        figure.colorbar(image, ax=axes, shrink=0.85)
+        axes.hlines([size // 2 - 0.5] * 2, [-0.5, door + 0.5], [door - 0.5, size - 0.5], color="#cc3311", linewidth=4)
+        if policy is not None:
+            moves = (policy @ [[0, 1], [1, 0], [0, -1], [-1, 0], [0, 0]]).reshape(size, size, 2)
+            axes.quiver(moves[..., 0], moves[..., 1], color="white", scale=size * 1.3, width=0.008, pivot="middle")
+        axes.set(title=title, xticks=[], yticks=[])
+        axes.grid(False)
     return _finished(figure)
 
 

@@ -125,6 +125,21 @@ def check_context(prompts: list[str], tokenizer, context: int, new_tokens: int) 
             )
 
 
+class TabularIRL(Settings):
+    seeds: int = Field(20, ge=2, le=1000)
+    layout: int = Field(0, ge=0, lt=2**31)
+    size: int = Field(8, ge=4, le=16)
+    slip: float = Field(0.1, ge=0, le=0.9)
+    discount: float = Field(0.95, gt=0, le=0.99)
+    beta: float = Field(0.5, ge=0.05, le=10)
+    demonstrations: list[Annotated[int, Field(ge=1)]] = Field([10, 100, 1000], min_length=1)
+    steps: int = Field(150, ge=2)
+    penalty: float = Field(0.1, gt=0)
+    epsilon: float = Field(0.05, gt=0)
+    hill: float = 10.0
+    changed_slip: float = Field(0.4, ge=0, le=0.9)
+
+
 class Sampled(Settings):
     """Settings of the notebooks that sample from a language model."""
 
@@ -193,6 +208,7 @@ class RewardAccuracy(Fitted):
 
 
 NOTEBOOKS: dict[str, type[Settings]] = {
+    "00-tabular-irl": TabularIRL,
     "01-data-and-true-reward": DataAndReward,
     "02-rlhf": RLHF,
     "03-demonstrations": Demonstrations,

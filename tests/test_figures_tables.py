@@ -53,6 +53,17 @@ def test_learning_curves_show_every_seed_and_their_median(rows):
     np.testing.assert_allclose(both[0].lines[5].get_ydata(), values.median(axis=1))
 
 
+def test_maps_show_every_cell_and_leave_the_door_open():
+    """Cells are drawn row by row from above; the wall has its gap where the door is; arrows go up for north."""
+    policy = np.eye(5)[[0] * 16]
+    first, second = panels(figures.maps({"a": np.arange(16.0), "b": np.zeros(16)}, door=2, policy=policy))[:2]
+    assert first.get_title() == "a" and second.get_title() == "b"
+    assert first.images[0].get_array()[1].tolist() == [4, 5, 6, 7]
+    wall, arrows = first.collections
+    assert [(line[0][0], line[1][0]) for line in wall.get_segments()] == [(-0.5, 1.5), (2.5, 3.5)]
+    assert (arrows.U == 0).all() and (arrows.V == 1).all()
+
+
 def test_seeds_are_one_point_each(rows):
     """Every seed of every method and expert is there, in the order asked for."""
     last = rows[rows.epoch == 3]

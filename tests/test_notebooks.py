@@ -16,7 +16,7 @@ from irlkit.irl import METHODS
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted((ROOT / "notebooks").glob("*.ipynb"))
 NAMES = [path.stem for path in SOURCES]
-ANALYSES = ["04-max-margin-irl", "05-reward-accuracy"]
+ANALYSES = ["00-tabular-irl", "04-max-margin-irl", "05-reward-accuracy"]
 METRICS = ["pair_accuracy", "pair_accuracy_raw", "auroc", "spearman", "label_accuracy", "f1"]
 QUIET = {**os.environ, "PYTHONPATH": str(ROOT), "TOKENIZERS_PARALLELISM": "false"}
 
