@@ -64,6 +64,11 @@ class Choices:
         """The same choice sets and picks, read with other features [T, p]."""
         return replace(self, features=features)
 
+    def read(self, features):
+        """The choices with features [n, p] of many texts, of which only those are kept that stand in a choice set."""
+        texts = np.unique(self.sets[self.sets >= 0])
+        return replace(self, features=features[texts], sets=np.where(self.sets >= 0, np.searchsorted(texts, self.sets), -1))
+
     def noisy(self, share, seed=0):
         """The same with each pick replaced, with probability `share`, by one drawn evenly from its choice set."""
         random = np.random.default_rng([seed, 3])

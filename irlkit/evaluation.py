@@ -143,6 +143,25 @@ class Truth:
     weights: np.ndarray
     sentence: np.ndarray
 
+    @classmethod
+    def of(cls, table, pairs):
+        """From the tables of demonstrations and of preference pairs that chapter 03 writes."""
+        toxic, reward = table.toxicity.to_numpy() >= 0.5, true_reward(table)
+        calibration, test = (base_rows(table, split) for split in ("calibration", "test"))
+        return cls(toxic[calibration], toxic[test], reward[test], table.prompt.to_numpy()[test],
+                   pair_weights(pairs.neutral_normalised, pairs.toxic_normalised), pairs.toxic.factorize()[0])
+
+
+def base_rows(table, split):
+    """Row numbers of the base completions of a split."""
+    return np.flatnonzero((table.split == split) & (table.source == "base"))
+
+
+def true_reward(table):
+    """The true reward [T] (nats) of the texts of a table with the column toxicity: −logit."""
+    toxicity = table.toxicity.to_numpy().clip(1e-6, 1 - 1e-6)
+    return np.log1p(-toxicity) - np.log(toxicity)
+
 
 @dataclass(frozen=True)
 class Bench:
@@ -168,25 +187,16 @@ class Bench:
         table = pd.read_parquet(run.artifact("demonstrations.parquet"))
         pairs = pd.read_parquet(run.artifact("preferences.parquet"))
         arrays = features.unpack(run.artifact("features.safetensors"))
-        toxicity = table.toxicity.to_numpy().clip(1e-6, 1 - 1e-6)
-        reward = np.log1p(-toxicity) - np.log(toxicity)
-        rows = {split: cls._rows(table, split) for split in ("calibration", "test")}
-        truth = Truth(toxicity[rows["calibration"]] >= 0.5, toxicity[rows["test"]] >= 0.5, reward[rows["test"]],
-                      table.prompt.to_numpy()[rows["test"]],
-                      pair_weights(pairs.neutral_normalised, pairs.toxic_normalised), pairs.toxic.factorize()[0])
-        return cls(table, arrays["demonstrations"], reward, pairs, arrays["neutral"], arrays["toxic"], arrays["raw"], truth)
+        truth = Truth.of(table, pairs)
+        return cls(table, arrays["demonstrations"], true_reward(table), pairs, arrays["neutral"], arrays["toxic"], arrays["raw"], truth)
 
     @cached_property
     def normalised(self):
         return self.neutral - self.toxic
 
-    @staticmethod
-    def _rows(table, split):
-        return np.flatnonzero((table.split == split) & (table.source == "base"))
-
     def rows(self, split):
         """Row numbers of the base completions of a split."""
-        return self._rows(self.table, split)
+        return base_rows(self.table, split)
 
     def metrics(self, weights):
         """All metrics {name: [S]} of linear rewards, weights [S, p]."""

@@ -47,7 +47,7 @@ class Readings:
 
     def save(self, path):
         arrays = {"mean": self.mean, "max": self.max, "last": self.last, "length": self.length}
-        save_file(arrays, path, {"layers": " ".join(map(str, self.layers))})
+        keep(arrays, Path(path), {"layers": " ".join(map(str, self.layers))})
 
     @classmethod
     def load(cls, path):
@@ -71,35 +71,55 @@ def read(model, texts, layers, *, prompts=None, batch_tokens=2048, threads=None,
         return Readings.load(kept)
     readings = _read(model, texts, layers, prompts, batch_tokens, threads, description)
     if kept:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        readings.save(kept.with_suffix(".partial"))
-        os.replace(kept.with_suffix(".partial"), kept)
+        readings.save(kept)
     return readings
 
 
 def _read(model, texts, layers, prompts, batch_tokens, threads, description):
-    tokenizer = tokenizer_of(model)
-    network = AutoModel.from_pretrained(model, dtype=torch.float32).eval()
-    blocks = _cut(network, layers)
-    if threads:
-        torch.set_num_threads(threads)
-    start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    before = [[start]] * len(texts) if prompts is None else [[start, *ids] for ids in tokenizer(prompts).input_ids]
-    own = [ids or [tokenizer.eos_token_id] for ids in tokenizer(texts, add_special_tokens=False).input_ids]
-    length = np.array([len(ids) for ids in own])
-    width = network.config.hidden_size
-    kept = {name: np.zeros((len(texts), len(layers), width), np.float16) for name in ("mean", "max", "last")}
-    with bar(total=len(texts), description=description, unit="text") as progress:
-        for rows in _batches([len(b) + len(o) for b, o in zip(before, own)], batch_tokens):
-            states, mask = _states(network, blocks, layers, [before[i] + own[i] for i in rows], length[rows])
-            for name, values in _pool(states, mask).items():
-                kept[name][rows] = values.clamp(-65000, 65000).numpy()
-            progress.update(len(rows))
-    return Readings(tuple(layers), **kept, length=length)
+    passes = Passes(model, texts, layers, prompts, batch_tokens, threads, description)
+    kept = {name: np.zeros((len(texts), len(layers), passes.width), np.float16) for name in ("mean", "max", "last")}
+    for rows, states, mask in passes:
+        for name, values in pool(states, mask).items():
+            kept[name][rows] = values.clamp(-65000, 65000).numpy()
+    return Readings(tuple(layers), **kept, length=passes.length)
 
 
-def _cut(network, layers):
-    """Drop the blocks above the highest of `layers`; returns the list of the blocks that are left."""
+class Passes:
+    """The texts' way through the first blocks of a model: yields (rows, states [batch, L, T, d], mask [batch, T]) by batch.
+
+    length [n] are the texts' own numbers of tokens, width is d. The mask is of a text's own tokens, and with `start`
+    of all that the model sees: the beginning-of-text token, too.
+    """
+
+    def __init__(self, model, texts, layers, prompts, batch_tokens, threads, description, start=False):
+        tokenizer = tokenizer_of(model)
+        self.network = AutoModel.from_pretrained(model, dtype=torch.float32).eval()
+        self.layers, self.blocks, self.batch_tokens = layers, cut(self.network, layers), batch_tokens
+        if threads:
+            torch.set_num_threads(threads)
+        begin = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+        before = [[begin]] * len(texts) if prompts is None else [[begin, *ids] for ids in tokenizer(prompts).input_ids]
+        own = [ids or [tokenizer.eos_token_id] for ids in tokenizer(texts, add_special_tokens=False).input_ids]
+        self.sequences = [b + o for b, o in zip(before, own)]
+        self.length = np.array([len(ids) for ids in (self.sequences if start else own)])
+        self.width, self.description = self.network.config.hidden_size, description
+
+    def __iter__(self):
+        with bar(total=len(self.sequences), description=self.description, unit="text") as progress:
+            for rows in _batches([len(ids) for ids in self.sequences], self.batch_tokens):
+                yield rows, *_states(self.network, self.blocks, self.layers, [self.sequences[i] for i in rows], self.length[rows])
+                progress.update(len(rows))
+
+
+def keep(arrays, path, note=None):
+    """Write safetensors so that a file that stands there is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(arrays, path.with_suffix(".partial"), note)
+    os.replace(path.with_suffix(".partial"), path)
+
+
+def cut(network, layers, below=0):
+    """Drop the first `below` blocks and those above the highest of `layers`; returns the list of the blocks that are left."""
     count = network.config.num_hidden_layers
     wrong = [layer for layer in layers if not 0 <= layer <= count]
     if wrong or not layers:
@@ -107,8 +127,8 @@ def _cut(network, layers):
     name, blocks = next((name, module) for name, module in network.named_modules()
                         if isinstance(module, torch.nn.ModuleList) and len(module) == count)
     parent, _, attribute = name.rpartition(".")
-    setattr(network.get_submodule(parent), attribute, blocks[:max(layers)])
-    return list(blocks[:max(layers)])
+    setattr(network.get_submodule(parent), attribute, blocks[below:max(layers)])
+    return list(blocks[below:max(layers)])
 
 
 def _batches(lengths, batch_tokens):
@@ -141,7 +161,8 @@ def _states(network, blocks, layers, sequences, own_length):
     return torch.stack([found[layer] for layer in layers], 1), own
 
 
-def _pool(states, mask):
+def pool(states, mask):
+    """Mean, max and last, each [n, L, d], over the masked tokens of states [n, L, T, d]."""
     mask = mask[:, None, :, None]
     count = mask.sum(2)
     last = (mask * torch.arange(mask.shape[2])[None, None, :, None]).argmax(2, keepdim=True)

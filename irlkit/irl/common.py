@@ -1,5 +1,6 @@
 """What the methods share: scores of choice sets, and an optimiser that fits all seeds as one batch."""
 
+import numpy as np
 import torch
 
 
@@ -7,6 +8,36 @@ def choice_scores(weights, features, sets):
     """Rewards [S, n, C] of the texts in the choice sets; −∞ where a set is filled up (index −1)."""
     scores = (features @ weights.T).T
     return scores[:, sets].masked_fill(sets < 0, -torch.inf)
+
+
+def choice_loss(scores, picks):
+    """Mean negative log likelihood [S] (nats) of picks [S, n, C] under scores of their choice sets (book, eq. max-entropy)."""
+    log_share = torch.log_softmax(scores, -1)
+    return -(picks * log_share.masked_fill(picks == 0, 0)).sum((1, 2)) / picks.sum((1, 2)).clamp_min(1e-9)
+
+
+def texts_in(sets):
+    """The texts that stand in choice sets, each once, in ascending order."""
+    return np.unique(sets[sets >= 0])
+
+
+def loss_of_texts(found, texts, choices, rows=slice(None), target=None):
+    """Loss [S] of rewards `found` [S, n] of `texts` [n] on some rows of the choices; squared error where there is a target [T]."""
+    if target is not None:
+        return ((found - torch.as_tensor(target[texts], dtype=torch.float32)) ** 2).mean(1)
+    sets = choices.sets[rows]
+    scores = found[:, np.searchsorted(texts, sets.clip(0))].masked_fill(torch.as_tensor(sets < 0), -torch.inf)
+    return choice_loss(scores, torch.as_tensor(choices.picks[:, rows], dtype=torch.float32))
+
+
+def shared_batches(sets, size, random):
+    """Rows of choice sets [n, C] in random order, `size` groups a batch; sets that share their first base text stay together.
+
+    Texts of one prompt are then read once a batch.
+    """
+    _, group = np.unique(np.where(sets < 0, np.iinfo(sets.dtype).max, sets).min(1), return_inverse=True)
+    order = random.permutation(group.max() + 1)
+    return [np.flatnonzero(np.isin(group, order[start:start + size])) for start in range(0, len(order), size)]
 
 
 def lbfgs(objective, start, epochs, on_epoch=None):

@@ -6,13 +6,12 @@ turn Z(x) into a sum over the choice set, in which π₀ cancels: P(i | set) = e
 
 import torch
 
-from irlkit.irl.common import choice_scores, lbfgs
+from irlkit.irl.common import choice_loss, choice_scores, lbfgs
 
 
 def loss(weights, features, choices_sets, picks):
     """Mean negative log likelihood of the picks [S], in nats: weights [S, p], features [T, p], picks [S, n, C]."""
-    log_share = torch.log_softmax(choice_scores(weights, features, choices_sets), -1)
-    return -(picks * log_share.masked_fill(picks == 0, 0)).sum((1, 2)) / picks.sum((1, 2))
+    return choice_loss(choice_scores(weights, features, choices_sets), picks)
 
 
 def mean_loss(weights, choices):

@@ -21,7 +21,7 @@ def fit(choices, sample_size=100, epochs=30, learning_rate=1e-4, batch=2, seed=0
     """
     expert, base = (torch.as_tensor(index) for index in choices.pairs(sample_size, seed))
     features = torch.as_tensor(choices.features, dtype=torch.float32)
-    weights = torch.stack([_start(features.shape[1], seed, number) for number in range(choices.seeds)]).requires_grad_()
+    weights = torch.stack([start(features.shape[1], seed, number) for number in range(choices.seeds)]).requires_grad_()
     optimizer = torch.optim.Adam([weights], lr=learning_rate)
     order = [np.random.default_rng([seed, number, 2]) for number in range(choices.seeds)]
     for epoch in range(1, epochs + 1):
@@ -36,7 +36,7 @@ def fit(choices, sample_size=100, epochs=30, learning_rate=1e-4, batch=2, seed=0
     return weights.detach().numpy()
 
 
-def _start(width, seed, number):
+def start(width, seed, number):
     """The start that torch gives a linear layer: uniform in ±1/√width."""
     generator = torch.Generator().manual_seed(int(np.random.SeedSequence([seed, number]).generate_state(1)[0]))
     return (torch.rand(width, generator=generator) * 2 - 1) / width**0.5

@@ -48,19 +48,28 @@ class RecoveredReward:
 
     def save_pretrained(self, folder):
         """Write reward.safetensors and reward.json into `folder`, which is made."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file({"weights": np.ascontiguousarray(self.weights, np.float32)}, folder / "reward.safetensors")
         note = {"model": self.model, "layers": list(self.layers), "pooling": self.pooling, "offset": self.offset}
-        (folder / "reward.json").write_text(json.dumps(note, indent=1) + "\n")
+        write_folder(folder, {"weights": self.weights}, note)
 
     @classmethod
     def from_pretrained(cls, folder):
         """Load what save_pretrained wrote; ParameterError names a file that is missing."""
-        folder = Path(folder)
-        for name in ("reward.json", "reward.safetensors"):
-            if not (folder / name).exists():
-                raise ParameterError(f"{folder / name} does not exist; a folder written by save_pretrained is needed")
-        note = json.loads((folder / "reward.json").read_text())
-        weights = load_file(folder / "reward.safetensors")["weights"]
-        return cls(weights, note["offset"], note["model"], tuple(note["layers"]), note["pooling"])
+        arrays, note = read_folder(folder)
+        return cls(arrays["weights"], note["offset"], note["model"], tuple(note["layers"]), note["pooling"])
+
+
+def write_folder(folder, arrays, note):
+    """Write arrays (float32) to reward.safetensors and `note` to reward.json in `folder`, which is made."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({name: np.ascontiguousarray(values, np.float32) for name, values in arrays.items()}, folder / "reward.safetensors")
+    (folder / "reward.json").write_text(json.dumps(note, indent=1) + "\n")
+
+
+def read_folder(folder):
+    """(arrays, note) that write_folder wrote; ParameterError names a file that is missing."""
+    folder = Path(folder)
+    for name in ("reward.json", "reward.safetensors"):
+        if not (folder / name).exists():
+            raise ParameterError(f"{folder / name} does not exist; a folder written by save_pretrained is needed")
+    return load_file(folder / "reward.safetensors"), json.loads((folder / "reward.json").read_text())
