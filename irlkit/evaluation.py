@@ -10,11 +10,13 @@ from functools import cached_property
 
 import numpy as np
 import pandas as pd
+from scipy.special import logit
 from scipy.stats import spearmanr, wilcoxon
 from sklearn.metrics import f1_score, roc_auc_score
 from statsmodels.stats.multitest import multipletests
 
 from irlkit import features
+from irlkit.rewards import CLIP
 
 _SPACE = re.compile(r"\s+")
 _BEFORE = re.compile(r"\s+([.,!?;:%)\]}])")
@@ -98,7 +100,8 @@ def over_seeds(values):
 def paired_tests(rows, reference, metrics):
     """Each method against `reference` on the same seeds: a row a method and metric, with the median difference and p.
 
-    `rows` are tidy rows (method, seed, metric, value). p is of Wilcoxon's signed-rank test, with Holm's correction.
+    `rows` are tidy rows (method, seed, metric, value). p is of Wilcoxon's signed-rank test, with Holm's correction; it speaks of
+    other seeds on the same test data.
     """
     found = []
     for metric in metrics:
@@ -159,8 +162,7 @@ def base_rows(table, split):
 
 def true_reward(table):
     """The true reward [T] (nats) of the texts of a table with the column toxicity: −logit."""
-    toxicity = table.toxicity.to_numpy().clip(1e-6, 1 - 1e-6)
-    return np.log1p(-toxicity) - np.log(toxicity)
+    return -logit(table.toxicity.to_numpy().clip(CLIP, 1 - CLIP))
 
 
 @dataclass(frozen=True)

@@ -41,8 +41,9 @@ def train(model, prompts, reward, output, *, steps, scratch, learning_rate=1e-4,
 
     `reward(texts) -> [n]` sees the completions. A step draws `batch` completions, `group` for each prompt.
     `kl_weight` is β, in units of reward per nat. `frozen_blocks` lowest blocks (and then the embeddings) are not
-    trained (ParameterError if that is all of them). A checkpoint is kept in `scratch` every `save_every` steps: the same call goes on from the last one, one
-    with other parameters begins anew, one with more steps trains on, and one that is finished is not run again.
+    trained (ParameterError if that is all of them). A checkpoint is kept in `scratch` every `save_every` steps: the same
+    call goes on from the last one, one with other parameters begins anew, one with more steps trains on, and one that is
+    finished is not run again.
     Raises ParameterError where there are fewer prompts than a step needs: TRL would take no step and say nothing.
     """
     if len(prompts) * group < batch:

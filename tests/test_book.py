@@ -128,6 +128,14 @@ def test_every_reference_is_cited():
     assert cited == known
 
 
+def test_every_equation_that_the_code_names_is_in_the_book():
+    """A docstring that points to no equation leaves its reader alone."""
+    known = set(re.findall(r":label: (\S+)", (ROOT / "book/methods.md").read_text(encoding="utf-8")))
+    named = {(path.name, label) for path in ROOT.glob("irlkit/**/*.py")
+             for label in re.findall(r"\beq\. ([a-z-]+)", path.read_text(encoding="utf-8"))}
+    assert named and {(file, label) for file, label in named if label not in known} == set()
+
+
 def test_repairs_for_screen_readers_hold_and_repeat():
     page = ('<div class="citation" role="doc-biblioentry">a</div><th class="head"><p></p></th><th>x</th>'
             '<button class="btn search-button" title="Search"></button><button class="btn search-button-field">Search</button>'

@@ -10,7 +10,7 @@ def choice_scores(weights, features, sets):
     return scores[:, sets].masked_fill(sets < 0, -torch.inf)
 
 
-def choice_loss(scores, picks):
+def cross_entropy(scores, picks):
     """Mean negative log likelihood [S] (nats) of picks [S, n, C] under scores of their choice sets (book, eq. max-entropy)."""
     log_share = torch.log_softmax(scores, -1)
     return -(picks * log_share.masked_fill(picks == 0, 0)).sum((1, 2)) / picks.sum((1, 2)).clamp_min(1e-9)
@@ -27,7 +27,7 @@ def loss_of_texts(found, texts, choices, rows=slice(None), target=None):
         return ((found - torch.as_tensor(target[texts], dtype=torch.float32)) ** 2).mean(1)
     sets = choices.sets[rows]
     scores = found[:, np.searchsorted(texts, sets.clip(0))].masked_fill(torch.as_tensor(sets < 0), -torch.inf)
-    return choice_loss(scores, torch.as_tensor(choices.picks[:, rows], dtype=torch.float32))
+    return cross_entropy(scores, torch.as_tensor(choices.picks[:, rows], dtype=torch.float32))
 
 
 def shared_batches(sets, size, random):

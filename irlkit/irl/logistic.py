@@ -38,6 +38,5 @@ def _shares(choices):
     features, sets, base, picks = tensors(choices)
     valid = sets >= 0
     shown = picks.sum(2, keepdim=True) * base
-    count = lambda values: torch.zeros(len(picks), len(features)).index_add_(1, sets[valid], values[:, valid])  # noqa: E731
-    expert, base = count(picks), count(shown)
+    expert, base = (torch.zeros(len(picks), len(features)).index_add_(1, sets[valid], counts[:, valid]) for counts in (picks, shown))
     return features, expert / expert.sum(1, keepdim=True), base / base.sum(1, keepdim=True)

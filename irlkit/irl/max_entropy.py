@@ -6,23 +6,22 @@ turn Z(x) into a sum over the choice set, in which π₀ cancels: P(i | set) = e
 
 import torch
 
-from irlkit.irl.common import choice_loss, choice_scores, lbfgs
+from irlkit.irl.common import choice_scores, cross_entropy, lbfgs, tensors
 
 
 def loss(weights, features, choices_sets, picks):
     """Mean negative log likelihood of the picks [S], in nats: weights [S, p], features [T, p], picks [S, n, C]."""
-    return choice_loss(choice_scores(weights, features, choices_sets), picks)
+    return cross_entropy(choice_scores(weights, features, choices_sets), picks)
 
 
 def mean_loss(weights, choices):
     """Mean negative log likelihood [S] (nats) of the picks in `choices` under given weights [S, p]."""
-    tensors = (torch.as_tensor(a, dtype=torch.float32) for a in (weights, choices.features))
-    return loss(*tensors, torch.as_tensor(choices.sets), torch.as_tensor(choices.picks, dtype=torch.float32)).numpy()
+    features, sets, _, picks = tensors(choices)
+    return loss(torch.as_tensor(weights, dtype=torch.float32), features, sets, picks).numpy()
 
 
 def fit(choices, penalty=2e-3, epochs=100, on_epoch=None):
     """Weights [S, p] that minimise the negative log likelihood plus (penalty / 2) ‖w‖², by L-BFGS from zero."""
-    features, sets = torch.as_tensor(choices.features, dtype=torch.float32), torch.as_tensor(choices.sets)
-    picks = torch.as_tensor(choices.picks, dtype=torch.float32)
+    features, sets, _, picks = tensors(choices)
     start = torch.zeros(choices.seeds, features.shape[1])
     return lbfgs(lambda w: loss(w, features, sets, picks) + penalty / 2 * (w**2).sum(1), start, epochs, on_epoch)

@@ -24,8 +24,8 @@ def fit(choices, bound=10.0, tolerance=0.01, size=None, seed=0, epochs=3000, on_
     """Weights [S, p] on all (or `size`) pairs, to within `tolerance` of the least mean hinge loss.
 
     Accelerated projected gradient (Nesterov, 2005; begun anew where it overshoots: O'Donoghue and Candès, 2015) on a hinge
-    that is rounded over a width, which shrinks to `tolerance`. It ends when
-    the duality gap of every seed is below `tolerance`, a proof of how near the optimum is, or after `epochs` steps.
+    that is rounded over a width, which shrinks to `tolerance`. It ends when the duality gap of every seed is below
+    `tolerance`, a proof of how near the optimum is, or after `epochs` steps.
     """
     problem = _Problem(choices, bound, size, seed)
     weights = previous = torch.zeros(choices.seeds, choices.features.shape[1])
