@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from irlkit.settings import ParameterError
+from irlkit.parameters import ParameterError
 
 SPLITS = {"train": 0.7, "calibration": 0.1, "test": 0.2}
 

@@ -16,8 +16,8 @@ from safetensors.numpy import load_file, save_file
 from transformers import AutoModel
 
 from irlkit.generation import fingerprint, tokenizer_of
+from irlkit.parameters import ParameterError
 from irlkit.progress import bar
-from irlkit.settings import ParameterError
 
 POOLINGS = ("root", "mean", "max", "last")
 

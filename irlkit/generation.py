@@ -20,8 +20,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from irlkit import assets
+from irlkit.parameters import ParameterError, check_context
 from irlkit.progress import bar
-from irlkit.settings import ParameterError, check_context
 
 ENGINES = ("ctranslate2", "transformers")
 PRECISIONS = ("int8", "int16", "float32")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import psutil
 
-from irlkit.settings import ParameterError
+from irlkit.parameters import ParameterError
 
 ROW_COLUMNS = ["experiment", "expert", "method", "features", "seed", "epoch", "metric", "value"]
 PACKAGES = ("torch", "transformers", "trl", "ctranslate2", "scikit-learn", "numpy", "papermill")

@@ -16,8 +16,8 @@ from transformers.trainer_utils import get_last_checkpoint
 from trl import RLOOConfig, RLOOTrainer
 
 from irlkit.generation import default_threads, tokenizer_of
+from irlkit.parameters import ParameterError
 from irlkit.progress import bar
-from irlkit.settings import ParameterError
 
 
 class Trainer(RLOOTrainer):

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import logsumexp
 
-from irlkit.settings import ParameterError
+from irlkit.parameters import ParameterError
 
 TERRAIN = ("meadow", "mud", "thorns", "home")
 TRUE_WEIGHTS = np.array([0.0, -0.3, -1.0, 1.0])  # true reward of a step on each terrain

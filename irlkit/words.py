@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from irlkit.settings import ParameterError
+from irlkit.parameters import ParameterError
 
 
 @dataclass(frozen=True)

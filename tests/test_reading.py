@@ -9,9 +9,9 @@ from scipy.stats import spearmanr
 
 from irlkit.evaluation import normalise
 from irlkit.irl import choose, max_entropy
+from irlkit.parameters import ParameterError
 from irlkit.reading import Texts, best_linear
 from irlkit.records import Run
-from irlkit.settings import ParameterError
 
 
 @pytest.fixture

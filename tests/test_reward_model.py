@@ -9,7 +9,7 @@ from irlkit.demonstrations import Choices
 from irlkit.features import read
 from irlkit.irl import common, reward_model
 from irlkit.irl.reward_model import RewardModel
-from irlkit.settings import ParameterError
+from irlkit.parameters import ParameterError
 from irlkit.token_states import token_states
 
 SETS = np.array([[0, 1, 2], [3, 4, 5]])

@@ -10,7 +10,7 @@ from hypothesis import strategies as some
 from hypothesis.extra.numpy import arrays
 
 from irlkit import tabular
-from irlkit.settings import ParameterError
+from irlkit.parameters import ParameterError
 
 NORTH, EAST, SOUTH, WEST, STAY = range(5)
 

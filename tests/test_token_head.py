@@ -10,7 +10,7 @@ from scipy.stats import spearmanr
 from irlkit.demonstrations import Choices, exact_choices
 from irlkit.irl import common, token_head
 from irlkit.irl.token_head import TokenReward
-from irlkit.settings import ParameterError
+from irlkit.parameters import ParameterError
 from irlkit.token_states import TokenStates, token_states
 
 WORDS, WIDTH = 8, 5

@@ -7,7 +7,7 @@ from conftest import TEXTS
 from test_features import own_states
 
 from irlkit import token_states as module
-from irlkit.settings import ParameterError
+from irlkit.parameters import ParameterError
 from irlkit.token_states import TokenStates, token_states
 
 

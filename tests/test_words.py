@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from irlkit.settings import ParameterError
+from irlkit.parameters import ParameterError
 from irlkit.words import Words, side_by_side
 
 TRAINING = ["the cat sat", "the cat ran", "a dog sat", "one dog alone"]

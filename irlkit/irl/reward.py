@@ -9,7 +9,7 @@ from safetensors.numpy import load_file, save_file
 
 from irlkit import assets
 from irlkit.features import read
-from irlkit.settings import ParameterError
+from irlkit.parameters import ParameterError
 
 
 @dataclass(frozen=True)

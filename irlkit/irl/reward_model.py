@@ -12,8 +12,8 @@ from transformers import AutoModel
 from irlkit.features import POOLINGS, Projection, cut, pool
 from irlkit.irl import max_entropy, max_margin_published
 from irlkit.irl.common import loss_of_texts, shared_batches, texts_in
+from irlkit.parameters import ParameterError
 from irlkit.progress import bar
-from irlkit.settings import ParameterError
 
 
 class RewardModel(torch.nn.Module):

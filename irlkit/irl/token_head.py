@@ -12,8 +12,8 @@ import torch
 from irlkit import assets
 from irlkit.irl.common import loss_of_texts, shared_batches, texts_in
 from irlkit.irl.reward import read_folder, write_folder
+from irlkit.parameters import ParameterError
 from irlkit.progress import bar
-from irlkit.settings import ParameterError
 from irlkit.token_states import token_states
 
 POOLINGS = ("root", "softmin", "attention")
