@@ -36,12 +36,13 @@ class Trainer(RLOOTrainer):
 
 
 def train(model, prompts, reward, output, *, steps, scratch, learning_rate=1e-4, kl_weight=0.3, batch=64, group=4,
-          max_new_tokens=24, frozen_blocks=0, save_every=5, seed=0, threads=None):
+          max_new_tokens=24, frozen_blocks=0, keep=(), save_every=5, seed=0, threads=None):
     """Fine-tune the model in folder `model` on `reward` and save it to the folder `output`; returns the log, a row a step.
 
     `reward(texts) -> [n]` sees the completions. A step draws `batch` completions, `group` for each prompt.
     `kl_weight` is β, in units of reward per nat. `frozen_blocks` lowest blocks (and then the embeddings) are not
-    trained (ParameterError if that is all of them). A checkpoint is kept in `scratch` every `save_every` steps: the same
+    trained (ParameterError if that is all of them). The model after each of the steps `keep` is saved as well, to the folder
+    `step_folder(output, step)`. A checkpoint is kept in `scratch` every `save_every` steps: the same
     call goes on from the last one, one with other parameters begins anew, one with more steps trains on, and one that is
     finished is not run again.
     Raises ParameterError where there are fewer prompts than a step needs: TRL would take no step and say nothing.
@@ -52,7 +53,7 @@ def train(model, prompts, reward, output, *, steps, scratch, learning_rate=1e-4,
     torch.set_num_threads(threads or default_threads())
     asked = {"model": str(model), "prompts": list(prompts), "learning_rate": learning_rate,
              "kl_weight": kl_weight, "batch": batch, "group": group, "max_new_tokens": max_new_tokens,
-             "frozen_blocks": frozen_blocks, "seed": seed}
+             "frozen_blocks": frozen_blocks, "keep": sorted(keep), "seed": seed}
     finished = Path(output) / "training.json"
     if finished.exists() and (done := json.loads(finished.read_text()))["asked"] == asked | {"steps": steps}:
         return done["log"]
@@ -70,6 +71,7 @@ def train(model, prompts, reward, output, *, steps, scratch, learning_rate=1e-4,
             use_cpu=not torch.cuda.is_available(), disable_tqdm=True))
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_Progress(steps))
+    trainer.add_callback(_Keep(trainer, keep, output))
     trainer.train(resume_from_checkpoint=checkpoint)
     log = [_row(entry) for entry in trainer.state.log_history if "reward" in entry]
     trainer.save_model(str(output))
@@ -85,6 +87,22 @@ class _Progress(TrainerCallback):
 
     def on_step_end(self, args, state, control, **_):
         self.bar.update(state.global_step - self.bar.n)
+
+
+class _Keep(TrainerCallback):
+    """Saves the model, as it is then, after some of the steps."""
+
+    def __init__(self, trainer, steps, output):
+        self.trainer, self.steps, self.output = trainer, steps, output
+
+    def on_step_end(self, args, state, control, **_):
+        if state.global_step in self.steps:
+            self.trainer.save_model(str(step_folder(self.output, state.global_step)))
+
+
+def step_folder(output, step):
+    """Where `train` keeps the model after a step: beside its output."""
+    return Path(f"{output}-step{step}")
 
 
 def _checkpoint(scratch, asked):

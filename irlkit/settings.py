@@ -57,6 +57,7 @@ class RLHF(Sampled):
     frozen_blocks: int = Field(15, ge=0)
     max_prompt_tokens: int = Field(24, ge=1)
     expert_samples: int = Field(2, ge=1, le=64)
+    keep: list[Annotated[int, Field(ge=1)]] = [2, 5]
 
     @model_validator(mode="after")
     def _whole_groups(self):

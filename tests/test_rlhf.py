@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from trl import RLOOConfig, RLOOTrainer
 
 from irlkit.generation import sample, tokenizer_of
-from irlkit.rlhf import ParameterError, Trainer, train
+from irlkit.rlhf import ParameterError, Trainer, step_folder, train
 
 HOW = {"learning_rate": 1e-3, "batch": 8, "group": 4, "max_new_tokens": 6, "threads": 1}
 
@@ -77,6 +77,15 @@ def test_too_few_prompts_for_a_step_are_refused(llama, tmp_path):
     with pytest.raises(ParameterError, match="batch: 32 completions, 4 of each prompt, need 8 training prompts; there are 7"):
         learn(llama, tmp_path, killed_at(1), steps=2, batch=32)
     assert not (tmp_path / "expert").exists()
+
+
+def test_models_on_the_way_are_kept(llama, tmp_path):
+    """A snapshot of the wrong step would stand for a weaker expert than it is."""
+    _, weights = learn(llama, tmp_path, steps=3, keep=[1, 2])
+    kept = [load_file(step_folder(tmp_path / "expert", step) / "model.safetensors") for step in (1, 2)]
+    shorter = learn(llama, tmp_path / "short", steps=2)[1]
+    assert same(kept[1], shorter) and not same(kept[0], kept[1]) and not same(kept[1], weights)
+    assert sample(step_folder(tmp_path / "expert", 1), PROMPTS, max_new_tokens=2, engine="transformers", threads=1)
 
 
 class Killed(Exception):
