@@ -21,6 +21,7 @@ LABELS = {"max_margin_published": "max-margin, as published", "max_margin": "max
           "null": "null: no expert at all", "max_entropy_terrain": "maximum entropy, four weights",
           "max_entropy_cells": "maximum entropy, a weight a cell",
           "as_sampled_cells": "the same, chance not taken out", "max_margin_terrain": "max-margin, four weights",
+          "reward_model": "trained blocks", "token_head": "token head, chosen by its loss", "worst_token": "token head, worst token",
           "correlation": "correlation with the true reward", "error": "error of the reward", "exact_state": "of the state, exact",
           "sampled_state": "of the state, from trajectories", "twin_next_state": "twin, of the next state too",
           "twin_averaged": "twin, next state averaged", "log_policy": "log policy", "projection": "max-margin by projection"}
@@ -91,6 +92,22 @@ def seeds(rows, metric, order=None, reference=None):
         axes.annotate(name, (value, 1.0), xycoords=("data", "axes fraction"), rotation=0, fontsize=9, ha="right", va="bottom")
     axes.set(xlabel=label(metric), ylabel="")
     axes.legend(title="", loc="upper center", bbox_to_anchor=(0.4, -0.2), ncols=3)
+    return _finished(figure)
+
+
+def places(rows, metric):
+    """One point a seed for each reading place (`features`) and method, a panel an expert."""
+    chosen = rows[rows.metric == metric]
+    experts = list(chosen.expert.unique())
+    figure, panels = plt.subplots(1, len(experts), figsize=(8.4, 1.0 + 0.9 * chosen.features.nunique()), sharex=True, sharey=True)
+    for axes, expert in zip(np.atleast_1d(panels), experts, strict=True):
+        sns.stripplot(chosen[chosen.expert == expert].assign(method=lambda t: t.method.map(label)), x="value", y="features", hue="method",
+                      dodge=True, size=4, alpha=0.7, ax=axes, palette="colorblind", jitter=0.15, legend=axes is np.atleast_1d(panels)[0])
+        axes.axvline(0.5, color="black", linestyle=":", linewidth=1)
+        axes.set(title=label(expert), xlabel=label(metric), ylabel="")
+    handles, names = np.atleast_1d(panels)[0].get_legend_handles_labels()
+    np.atleast_1d(panels)[0].get_legend().remove()
+    figure.legend(handles, names, loc="outside lower center", ncols=2, fontsize=9, markerscale=1.5)
     return _finished(figure)
 
 

@@ -1,6 +1,7 @@
 """All texts of a run, each once, so that rewards that read texts in any way are fitted and judged alike."""
 
 from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -8,6 +9,9 @@ from sklearn.linear_model import RidgeCV
 
 from irlkit import demonstrations, evaluation, features
 from irlkit.irl import choose, max_entropy
+from irlkit.words import side_by_side
+
+PENALTIES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
 
 
 @dataclass(frozen=True)
@@ -93,3 +97,16 @@ def best_penalty(phi, train, calibration):
     train, calibration = train.read(phi), calibration.read(phi)
     penalty = choose("max_entropy", train, calibration)["penalty"]
     return penalty, float(max_entropy.mean_loss(max_entropy.fit(train, penalty), calibration)[0])
+
+
+def best_penalties(blocks, train, calibration, grid=PENALTIES):
+    """One penalty a block of features [n, p_b], out of `grid`, with the lowest calibration loss; (penalties, loss in nats).
+
+    All combinations are tried (book, eq. penalties).
+    """
+    def loss(penalties):
+        phi = side_by_side(blocks, penalties)
+        return float(max_entropy.mean_loss(max_entropy.fit(train.read(phi), 1.0), calibration.read(phi))[0])
+
+    found = {penalties: loss(penalties) for penalties in product(grid, repeat=len(blocks))}
+    return min(found.items(), key=lambda item: item[1])

@@ -98,6 +98,26 @@ class RewardAccuracy(Fitted):
     show: int = Field(8, ge=0, le=50)
 
 
+Place = Annotated[str, Field(pattern=r"^(root|mean|max|last)( \d+)+$")]
+Layers = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+
+
+class ReadingPlace(Fitted):
+    seeds: int = Field(10, ge=2, le=1000)
+    base_model: Model = "smollm2-135m-instruct"
+    deep_texts: int = Field(80, ge=0)
+    layers: Layers = [0, 2, 5, 10, 15, 20, 25, 30]
+    places: list[Place] = Field(["last 30", "last 15", "mean 15", "root 0 2 5 10 15"], min_length=1)
+    trained_blocks: list[Annotated[int, Field(ge=0)]] = Field([27, 30], min_length=2, max_length=2)
+    model_seeds: int = Field(2, ge=2, le=100)
+    model_epochs: int = Field(3, ge=1)
+    prompt_limit: int = Field(200, ge=0)
+    preference_limit: int = Field(200, ge=0)
+    head_layers: Layers = [0, 2]
+    units: int = Field(32, ge=1)
+    epochs: int = Field(8, ge=1)
+
+
 NOTEBOOKS: dict[str, type[Settings]] = {
     "00-tabular-irl": TabularIRL,
     "01-data-and-true-reward": DataAndReward,
@@ -105,6 +125,7 @@ NOTEBOOKS: dict[str, type[Settings]] = {
     "03-demonstrations": Demonstrations,
     "04-max-margin-irl": MaxMarginIRL,
     "05-reward-accuracy": RewardAccuracy,
+    "05b-reading-place": ReadingPlace,
 }
 
 

@@ -12,7 +12,7 @@ from irlkit.evaluation import normalise
 from irlkit.features import Projection, Readings
 from irlkit.irl import choose, max_entropy
 from irlkit.parameters import ParameterError
-from irlkit.reading import Texts, best_linear, features_at
+from irlkit.reading import Texts, best_linear, best_penalties, features_at
 from irlkit.records import Run
 
 
@@ -94,6 +94,18 @@ def test_the_linear_fit_is_that_of_the_penalty_with_the_lowest_calibration_loss(
     whole = max_entropy.fit(train.with_features(phi), **how)
     assert loss == pytest.approx(max_entropy.mean_loss(whole, calibration.with_features(phi))[0], rel=1e-4)
     np.testing.assert_allclose(weights, max_entropy.fit(seeds.with_features(phi), **how), atol=2e-3)
+
+
+def test_each_block_gets_the_penalty_that_suits_it(run):
+    """A block of noise must be held down while the block that says something is left free; one block alone is the linear fit."""
+    texts, random = Texts.load(run), np.random.default_rng(3)
+    truth = np.zeros((len(texts.texts), 1), np.float32)
+    truth[texts.place["own"], 0] = texts.true_reward
+    noise = random.normal(size=(len(texts.texts), 40)).astype(np.float32)
+    train, calibration = texts.choices("exact"), texts.choices("exact", "calibration")
+    (of_truth, of_noise), loss = best_penalties([truth, noise], train, calibration, (1e-3, 1.0))
+    assert of_truth == 1e-3 and of_noise == 1.0 and loss < np.log(4)
+    assert best_penalties([truth], train, calibration, (1e-3,))[0] == (1e-3,)
 
 
 def test_a_number_of_prompts_is_that_of_every_seed(run):
