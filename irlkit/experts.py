@@ -53,7 +53,7 @@ class Reader:
 
 
 def fewer(bench, samples, preferences):
-    """A Bench of the first `samples` base completions of each prompt and the first `preferences` pairs (0: all), which takes less to judge on."""
+    """A Bench with less to score: the first `samples` base completions of each prompt, and the first `preferences` pairs (0: all)."""
     rows = np.flatnonzero((bench.table.source == "base") & (bench.table["sample"] < samples))
     table, pairs = bench.table.iloc[rows].reset_index(drop=True), bench.pairs[: preferences or None]
     sides = {name: getattr(bench, name)[: len(pairs)] for name in ("neutral", "toxic", "raw")}

@@ -115,7 +115,7 @@ class WhichExpert(Training, Written):
     kl_weights: list[Annotated[float, Field(ge=0)]] = []
     other_steps: int = Field(2, ge=1)
     judge_samples: int = Field(2, ge=1)
-    preference_limit: int = Field(400, ge=0)
+    preference_limit: int = Field(200, ge=0)
 
     @model_validator(mode="after")
     def _comparable(self):
