@@ -36,12 +36,12 @@ class Written(Settings):
     base_model: Model = "smollm2-135m-instruct"
     max_new_tokens: int = Field(24, ge=1, le=512)
     engine: Literal["ctranslate2", "transformers"] = "ctranslate2"
-    precision: Literal["int8", "int16", "float32"] = "float32"
 
 
 class Sampled(Written):
-    """… and which choose the prompts themselves."""
+    """… from prompts of its own choice."""
 
+    precision: Literal["int8", "int16", "float32"] = "float32"
     prompts: Prompts = "realtoxicityprompts"
     prompt_limit: int = Field(600, ge=0)
     split_seed: int = Field(0, ge=0)
@@ -113,16 +113,8 @@ class WhichExpert(Training, Written):
     expert_samples: int = Field(2, ge=1, le=64)
     seeds: int = Field(20, ge=2, le=1000)
     kl_weights: list[Annotated[float, Field(ge=0)]] = []
-    other_steps: int = Field(2, ge=1)
     judge_samples: int = Field(2, ge=1)
     preference_limit: int = Field(200, ge=0)
-
-    @model_validator(mode="after")
-    def _comparable(self):
-        kept = [*(step for step in self.keep if step < self.steps), self.steps]
-        if self.other_steps not in kept:
-            raise ValueError(f"other_steps = {self.other_steps} must be a step whose model is kept: one of {kept}")
-        return self
 
 
 NOTEBOOKS: dict[str, type[Settings]] = {

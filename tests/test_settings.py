@@ -50,9 +50,3 @@ def test_chapters_that_speak_of_one_expert_train_the_same(profile):
     assert {"steps", "keep", "kl_weight", "seed", "base_model"} <= set(shared)
     for name in set(shared) - {"inputs", "outputs"}:
         assert getattr(first, name) == getattr(later, name), name
-
-
-def test_experts_can_be_compared_only_at_a_step_that_is_kept():
-    """Trainings of different lengths beside one another would be read as an effect of the KL weight."""
-    with pytest.raises(settings.ParameterError, match=r"other_steps = 4 must be a step whose model is kept: one of \[2, 5, 14\]"):
-        settings.WhichExpert.checked({"other_steps": 4})
