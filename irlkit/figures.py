@@ -23,7 +23,7 @@ LABELS = {"max_margin_published": "max-margin, as published", "max_margin": "max
           "as_sampled_cells": "the same, chance not taken out", "max_margin_terrain": "max-margin, four weights",
           "correlation": "correlation with the true reward", "error": "error of the reward", "exact_state": "of the state, exact",
           "sampled_state": "of the state, from trajectories", "twin_next_state": "twin, of the next state too",
-          "kl": "KL to the base model, nats", "implicit": "implicit reward, white-box", "ridge": "fitted to the true reward",
+          "kl": "KL to base, nats", "implicit": "implicit reward, white-box", "ridge": "fitted to the true reward",
           "twin_averaged": "twin, next state averaged", "log_policy": "log policy", "projection": "max-margin by projection"}
 
 
