@@ -114,7 +114,7 @@ class WhichExpert(Training, Written):
     seeds: int = Field(20, ge=2, le=1000)
     kl_weights: list[Annotated[float, Field(ge=0)]] = []
     judge_samples: int = Field(2, ge=2)
-    preference_limit: int = Field(200, ge=0)
+    preference_limit: int = Field(100, ge=0)
 
 
 NOTEBOOKS: dict[str, type[Settings]] = {
