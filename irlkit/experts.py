@@ -9,6 +9,7 @@ from safetensors import safe_open
 from irlkit import assets, evaluation, features, generation
 from irlkit.demonstrations import exact_choices, pair_up, rlhf_choices
 from irlkit.irl.implicit import log_likelihood
+from irlkit.parameters import ParameterError
 from irlkit.reading import best_linear
 from irlkit.rewards import linear_toxicity
 
@@ -72,10 +73,18 @@ def effect(expert, base, prompts, completions, **how):
 
 
 def demonstrations(base, expert, split, reader):
-    """(table, φ [T, p]) of the completions that are fit to use, base and expert; split [P] of the prompts that both tables number."""
+    """(table, φ [T, p]) of the completions that are fit to use, base and expert; split [P] of the prompts that both tables number.
+
+    Raises ParameterError where the expert has none on the training or on the calibration prompts: too few prompts, too weak an expert.
+    """
     columns = ["prompt", "sample", "completion"]
     table, _ = pair_up(base[columns], expert[columns])
-    return table.assign(split=np.asarray(split)[table.prompt]), reader(table.completion)
+    table = table.assign(split=np.asarray(split)[table.prompt])
+    lacking = {"train", "calibration"} - set(table[table.source == "expert"].split)
+    if lacking:
+        raise ParameterError(f"prompt_limit: on the {' and '.join(sorted(lacking))} prompts the expert writes what the base model writes, "
+                             "so that nothing can be recovered; give more prompts or a longer training")
+    return table, reader(table.completion)
 
 
 def recover(table, phi, seeds, seed=0, **how):

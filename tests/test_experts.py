@@ -12,6 +12,7 @@ from irlkit import experts, features
 from irlkit.demonstrations import split_by_prompt
 from irlkit.evaluation import Bench, normalise
 from irlkit.generation import log_probs, sample
+from irlkit.parameters import ParameterError
 from irlkit.records import Run
 
 pytestmark = pytest.mark.usefixtures("tiny_cache")
@@ -80,6 +81,14 @@ def test_a_planted_goal_is_found(bench, reader):
     assert len(found) == 5 and min(found) > 0.5 and len(set(found)) == 5
     null = [np.corrcoef(bench.features[test] @ w, truth)[0, 1] for w in experts.recover_null(bench.table, bench.features, 1, 5)]
     assert abs(np.median(null)) < np.median(found) - 0.3
+
+
+def test_an_expert_that_is_the_base_model_is_refused(bench, reader):
+    """Greedy texts of a weak expert are the base model's own: the fit would fail on an empty array, far from the cause."""
+    split = bench.table.groupby("prompt").split.first()
+    same = bench.table[bench.table["sample"] == 0]
+    with pytest.raises(ParameterError, match="on the calibration and train prompts the expert writes what the base model writes"):
+        experts.demonstrations(bench.table, same, split, reader)
 
 
 def test_fewer_texts_are_judged_as_those_texts(bench):
