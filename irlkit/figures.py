@@ -10,7 +10,7 @@ STYLE = {"figure.figsize": (7.0, 3.6), "figure.dpi": 110, "font.size": 11, "axes
 PALETTE = {"base": "#4477aa", "expert": "#228833", "max_margin_published": "#ee6677", "max_margin": "#aa7700",
            "max_entropy": "#4477aa", "bradley_terry": "#66ccee", "logistic": "#aa3377",
            "hinge": "#ccbb44", "feature_matching": "#000000", "null": "#888888", "ceiling": "#228833", "rlhf": "#4477aa",
-           "exact": "#ee6677"}
+           "exact": "#ee6677", "implicit": "#ccbb44"}
 LABELS = {"max_margin_published": "max-margin, as published", "max_margin": "max-margin, well-posed",
           "max_entropy": "maximum entropy", "bradley_terry": "Bradley–Terry", "logistic": "logistic, unpaired",
           "hinge": "hinge on pairs", "feature_matching": "feature matching", "people.label_accuracy": "label accuracy (people)",
@@ -24,6 +24,7 @@ LABELS = {"max_margin_published": "max-margin, as published", "max_margin": "max
           "reward_model": "trained blocks", "token_head": "token head, chosen by its loss", "worst_token": "token head, worst token",
           "correlation": "correlation with the true reward", "error": "error of the reward", "exact_state": "of the state, exact",
           "sampled_state": "of the state, from trajectories", "twin_next_state": "twin, of the next state too",
+          "kl": "KL to base, nats", "implicit": "implicit reward, white-box", "ridge": "fitted to the true reward",
           "twin_averaged": "twin, next state averaged", "log_policy": "log policy", "projection": "max-margin by projection"}
 
 

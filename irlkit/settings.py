@@ -30,16 +30,21 @@ class TabularIRL(Settings):
     changed_slip: float = Field(0.4, ge=0, le=0.9)
 
 
-class Sampled(Settings):
-    """Settings of the notebooks that sample from a language model."""
+class Written(Settings):
+    """Settings of the notebooks in which a language model writes."""
 
     base_model: Model = "smollm2-135m-instruct"
+    max_new_tokens: int = Field(24, ge=1, le=512)
+    engine: Literal["ctranslate2", "transformers"] = "ctranslate2"
+
+
+class Sampled(Written):
+    """… from prompts of its own choice."""
+
+    precision: Literal["int8", "int16", "float32"] = "float32"
     prompts: Prompts = "realtoxicityprompts"
     prompt_limit: int = Field(600, ge=0)
     split_seed: int = Field(0, ge=0)
-    max_new_tokens: int = Field(24, ge=1, le=512)
-    engine: Literal["ctranslate2", "transformers"] = "ctranslate2"
-    precision: Literal["int8", "int16", "float32"] = "float32"
 
 
 class DataAndReward(Sampled):
@@ -48,7 +53,9 @@ class DataAndReward(Sampled):
     preferences: Preferences = "paradetox"
 
 
-class RLHF(Sampled):
+class Training(Settings):
+    """What decides the trained expert; the notebooks that speak of the same expert must be given the same values."""
+
     steps: int = Field(14, ge=1)
     learning_rate: float = Field(1e-4, gt=0, lt=1)
     kl_weight: float = Field(0.3, ge=0)
@@ -56,7 +63,6 @@ class RLHF(Sampled):
     group: int = Field(4, ge=2)
     frozen_blocks: int = Field(15, ge=0)
     max_prompt_tokens: int = Field(24, ge=1)
-    expert_samples: int = Field(2, ge=1, le=64)
     keep: list[Annotated[int, Field(ge=1)]] = [2, 5]
 
     @model_validator(mode="after")
@@ -64,6 +70,10 @@ class RLHF(Sampled):
         if self.batch % self.group:
             raise ValueError(f"batch = {self.batch} must be a multiple of group = {self.group}")
         return self
+
+
+class RLHF(Training, Sampled):
+    expert_samples: int = Field(2, ge=1, le=64)
 
 
 class Demonstrations(Sampled):
@@ -118,6 +128,15 @@ class ReadingPlace(Fitted):
     epochs: int = Field(8, ge=1)
 
 
+class WhichExpert(Training, Written):
+    prompt_limit: int = Field(200, ge=0)
+    expert_samples: int = Field(2, ge=1, le=64)
+    seeds: int = Field(20, ge=2, le=1000)
+    kl_weights: list[Annotated[float, Field(ge=0)]] = []
+    judge_samples: int = Field(2, ge=2)
+    preference_limit: int = Field(100, ge=0)
+
+
 NOTEBOOKS: dict[str, type[Settings]] = {
     "00-tabular-irl": TabularIRL,
     "01-data-and-true-reward": DataAndReward,
@@ -126,6 +145,7 @@ NOTEBOOKS: dict[str, type[Settings]] = {
     "04-max-margin-irl": MaxMarginIRL,
     "05-reward-accuracy": RewardAccuracy,
     "05b-reading-place": ReadingPlace,
+    "05c-which-expert": WhichExpert,
 }
 
 

@@ -2,6 +2,9 @@
 
 import json
 
+import pytest
+import yaml
+
 from irlkit import assets, settings
 from irlkit.parameters import Settings
 
@@ -35,3 +38,15 @@ def test_every_notebook_takes_exactly_the_parameters_of_its_cell():
         given.pop("__builtins__")
         given.pop("__annotations__", None)
         assert given == {field: value.default for field, value in cls.model_fields.items()}, name
+
+
+@pytest.mark.parametrize("profile", ["laptop", "smoke", "full"])
+def test_chapters_that_speak_of_one_expert_train_the_same(profile):
+    """The later one would train another expert over the first one's, for a quarter of an hour and without a word."""
+    path = assets.DATA.parent / f"profiles/{profile}.yaml"
+    values = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
+    first, later = (settings.NOTEBOOKS[name].checked(values.get(name, {})) for name in ("02-rlhf", "05c-which-expert"))
+    shared = [*settings.Training.model_fields, *settings.Written.model_fields]
+    assert {"steps", "keep", "kl_weight", "seed", "base_model"} <= set(shared)
+    for name in set(shared) - {"inputs", "outputs"}:
+        assert getattr(first, name) == getattr(later, name), name

@@ -1,0 +1,103 @@
+"""From an expert model's completions to a recovered reward, the same way for each of several experts."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+from safetensors import safe_open
+
+from irlkit import assets, evaluation, features, generation
+from irlkit.demonstrations import exact_choices, pair_up, rlhf_choices
+from irlkit.irl.implicit import log_likelihood
+from irlkit.parameters import ParameterError
+from irlkit.reading import best_linear
+from irlkit.rewards import linear_toxicity
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How chapter 03 read texts: φ by its projection of the pooled layers of one model, looked up where it has published them.
+
+    known [T]: texts with features published [T, p]; finished: a folder that keeps what was read.
+    """
+
+    known: pd.Index
+    published: np.ndarray
+    projection: features.Projection
+    model: str
+    layers: tuple
+    pooling: str
+    finished: str
+
+    @classmethod
+    def load(cls, run, bench):
+        """From the artifacts of a run folder; `bench` is its Bench."""
+        with safe_open(run.artifact("features.safetensors"), "numpy") as file:
+            note = file.metadata()
+        known = bench.table.drop_duplicates("completion").index
+        return cls(pd.Index(bench.table.completion[known]), bench.features[known],
+                   features.Projection.load(run.artifact("projection.safetensors")), note["model"],
+                   tuple(int(layer) for layer in note["layers"].split()), note["pooling"], run.output("readings", "cache"))
+
+    def __call__(self, texts):
+        """Features φ [n, p] of texts."""
+        distinct = pd.Index(texts).unique()
+        new = distinct[~distinct.isin(self.known)]
+        phi = np.concatenate([self.published, self._read(list(new))])
+        return phi[self.known.append(new).get_indexer(texts)]
+
+    def _read(self, texts):
+        if not texts:
+            return self.published[:0]
+        readings = features.read(assets.model(self.model), texts, self.layers, threads=generation.default_threads(), finished=self.finished)
+        return self.projection(readings.pooled(self.layers, self.pooling))
+
+
+def fewer(bench, samples, preferences):
+    """A Bench with less to score: the first `samples` base completions of each prompt, and the first `preferences` pairs (0: all)."""
+    rows = np.flatnonzero((bench.table.source == "base") & (bench.table["sample"] < samples))
+    table, pairs = bench.table.iloc[rows].reset_index(drop=True), bench.pairs[: preferences or None]
+    sides = {name: getattr(bench, name)[: len(pairs)] for name in ("neutral", "toxic", "raw")}
+    return replace(bench, table=table, features=bench.features[rows], true_reward=bench.true_reward[rows], pairs=pairs,
+                   truth=evaluation.Truth.of(table, pairs), **sides)
+
+
+def effect(expert, base, prompts, completions, **how):
+    """What training did: {"toxicity": mean p(toxic), "kl": KL to the base model in nats}, from the expert's own completions.
+
+    expert, base: folders of the models; completions: a table (prompt, completion, tokens), with `prompts` [P] that it numbers.
+    """
+    texts, tokens = [prompts[i] for i in completions.prompt], list(completions.tokens)
+    ours, theirs = (log_likelihood(model, texts, tokens, **how) for model in (expert, base))
+    return {"toxicity": linear_toxicity()(list(completions.completion)).mean(), "kl": (ours - theirs).mean()}
+
+
+def demonstrations(base, expert, split, reader):
+    """(table, φ [T, p]) of the completions that are fit to use, base and expert; split [P] of the prompts that both tables number.
+
+    Raises ParameterError where the expert has none on the training or on the calibration prompts: too few prompts, too weak an expert.
+    """
+    columns = ["prompt", "sample", "completion"]
+    table, _ = pair_up(base[columns], expert[columns])
+    table = table.assign(split=np.asarray(split)[table.prompt])
+    lacking = {"train", "calibration"} - set(table[table.source == "expert"].split)
+    if lacking:
+        raise ParameterError(f"prompt_limit: on the {' and '.join(sorted(lacking))} prompts the expert writes what the base model writes, "
+                             "so that nothing can be recovered; give more prompts or a longer training")
+    return table, reader(table.completion)
+
+
+def recover(table, phi, seeds, seed=0, **how):
+    """Maximum entropy rewards [S, p] from demonstrations, each seed from a bootstrap sample of the prompts.
+
+    The penalty is chosen on the calibration prompts. `how` goes to rlhf_choices: `size`, `base_samples`.
+    """
+    whole = (rlhf_choices(table, None, part, resample=False, base_samples=how.get("base_samples")) for part in ("train", "calibration"))
+    return best_linear(phi, *whole, rlhf_choices(table, None, "train", seeds, seed, **how))[0]
+
+
+def recover_null(table, phi, picks, seeds, seed=0):
+    """The same without an expert, [S, p]: `picks` base completions of each prompt, drawn evenly, stand in for its completions."""
+    nothing = np.zeros(len(table))
+    whole = (exact_choices(table, phi, nothing, demonstrations=picks, split=part, seed=seed) for part in ("train", "calibration"))
+    return best_linear(phi, *whole, exact_choices(table, phi, nothing, demonstrations=picks, seeds=seeds, seed=seed, resample=True))[0]
