@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from irlkit.demonstrations import Choices, ParameterError, exact_choices, pair_up, rlhf_choices, split_by_prompt
+from irlkit.irl import max_entropy
 
 
 @given(st.integers(10, 2000), st.integers(0, 100))
@@ -177,3 +178,15 @@ def test_noise_moves_the_asked_share_of_picks_within_their_sets():
     assert (noisy.picks.sum(2) == 2).all() and (noisy.picks[:, :, 3] == 0).all()
     assert noisy.picks[:, :, 0].mean() / 2 == pytest.approx(0.4 + 0.6 / 3, abs=0.03)
     assert (choices.noisy(0.0).picks == picks).all() and (choices.picks == picks).all()
+
+
+def test_a_second_expert_stands_beside_the_first_at_its_own_scale():
+    """The joint loss is the mean of both, the second's at its scaled reward; a shifted index would read other texts."""
+    random = np.random.default_rng(0)
+    first, second = (Choices(random.normal(size=(count * width, 2)), np.arange(count * width).reshape(count, width), np.ones((count, width), bool),
+                             random.multinomial(3, np.full(width, 1 / width), size=(1, count)).astype(float))
+                     for count, width in ((4, 3), (6, 5)))
+    both, weights = first.beside(second, 2.0), np.array([[0.5, -1.0]])
+    expected = (4 * max_entropy.mean_loss(weights, first) + 6 * max_entropy.mean_loss(2 * weights, second)) / 10
+    np.testing.assert_allclose(max_entropy.mean_loss(weights, both), expected, rtol=1e-5)
+    np.testing.assert_allclose(max_entropy.mean_loss(2 * weights, both.of_sets(slice(4, None))), max_entropy.mean_loss(4 * weights, second), rtol=1e-5)
