@@ -12,7 +12,7 @@ from scipy.linalg import eigh
 from scipy.sparse import csr_array
 
 from irlkit.irl import max_entropy
-from irlkit.irl.common import choice_scores, lbfgs
+from irlkit.irl.common import choice_scores, lbfgs, tensors
 from irlkit.parameters import ParameterError
 
 
@@ -135,6 +135,23 @@ def widest_pair(fits, texts, tolerance, starts=3, iterations=40, seed=0):
     correlations = correlation(found).detach().numpy()
     pair = fits.edge(found[correlations.argmin()].reshape(2, -1) @ root.T, tolerance).detach().numpy()
     return inside(fits, pair, tolerance), np.sqrt((1 - correlations) / 2)
+
+
+def joint(first, second, penalty=0.0, iterations=200):
+    """Choices of two experts of one reward, the second's at the scale that suits both best, and that scale.
+
+    The scale is fitted together with the weights; afterwards it is held.
+    """
+    (phi, sets, _, picks), (other_phi, other_sets, _, other_picks) = tensors(first), tensors(second)
+    share = float(picks.sum() / (picks.sum() + other_picks.sum()))
+
+    def objective(values):
+        weights, scale = values[:, :-1], values[:, -1:].exp()
+        both = share * max_entropy.loss(weights, phi, sets, picks) + (1 - share) * max_entropy.loss(scale * weights, other_phi, other_sets, other_picks)
+        return both + penalty / 2 * (weights**2).sum(1)
+
+    scale = float(np.exp(lbfgs(objective, torch.zeros(1, phi.shape[1] + 1), iterations)[0, -1]))
+    return first.beside(second, scale), scale
 
 
 def losses(weights, choices):

@@ -12,13 +12,13 @@ from irlkit.irl import max_entropy
 from irlkit.parameters import ParameterError
 
 
-def toy(width=4, sets=60, candidates=5, picks=4, seed=0):
+def toy(width=4, sets=60, candidates=5, picks=4, seed=0, scale=1.0):
     """Choices of an expert with known weights; the last set has one candidate fewer."""
     random = np.random.default_rng(seed)
     features = random.normal(size=(sets * candidates, width))
     places = np.arange(sets * candidates).reshape(sets, candidates)
     places[-1, -1] = -1
-    weights = np.linspace(-1, 1, width)
+    weights = scale * np.linspace(-1, 1, width)
     chance = np.where(places >= 0, np.exp(features @ weights)[places], 0)
     drawn = np.stack([random.multinomial(picks, row / row.sum()) for row in chance])[None].astype(float)
     return Choices(features, places, places >= 0, drawn)
@@ -139,6 +139,13 @@ def test_what_is_out_of_the_set_is_drawn_in(case):
     near = ambiguity.inside(case.fits, far, 0.01)
     assert (case.fits.excess(near) <= 0.01).all()
     np.testing.assert_array_equal(near[1], far[1])
+
+
+def test_the_scale_of_a_second_expert_is_found():
+    """Two temperatures are one reward at two scales; at the wrong one the experts would contradict each other."""
+    both, scale = ambiguity.joint(toy(sets=400, picks=8), toy(sets=400, picks=8, seed=1, scale=3.0))
+    assert scale == pytest.approx(3, rel=0.1)
+    np.testing.assert_allclose(ambiguity.Fits.around(both).best, np.linspace(-1, 1, 4), atol=0.15)
 
 
 def test_losses_of_choice_sets_average_to_the_loss(case):

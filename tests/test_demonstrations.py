@@ -183,10 +183,13 @@ def test_noise_moves_the_asked_share_of_picks_within_their_sets():
 def test_a_second_expert_stands_beside_the_first_at_its_own_scale():
     """The joint loss is the mean of both, the second's at its scaled reward; a shifted index would read other texts."""
     random = np.random.default_rng(0)
-    first, second = (Choices(random.normal(size=(count * width, 2)), np.arange(count * width).reshape(count, width), np.ones((count, width), bool),
-                             random.multinomial(3, np.full(width, 1 / width), size=(1, count)).astype(float))
-                     for count, width in ((4, 3), (6, 5)))
-    both, weights = first.beside(second, 2.0), np.array([[0.5, -1.0]])
-    expected = (4 * max_entropy.mean_loss(weights, first) + 6 * max_entropy.mean_loss(2 * weights, second)) / 10
-    np.testing.assert_allclose(max_entropy.mean_loss(weights, both), expected, rtol=1e-5)
-    np.testing.assert_allclose(max_entropy.mean_loss(2 * weights, both.of_sets(slice(4, None))), max_entropy.mean_loss(4 * weights, second), rtol=1e-5)
+    def made(count, width):
+        sets = np.arange(count * width).reshape(count, width)
+        picks = random.multinomial(3, np.full(width, 1 / width), size=(1, count)).astype(float)
+        return Choices(random.normal(size=(count * width, 2)), sets, sets >= 0, picks)
+    def loss(scale, choices):
+        return max_entropy.mean_loss(scale * np.array([[0.5, -1.0]]), choices)
+    first, second = made(4, 3), made(6, 5)
+    both = first.beside(second, 2.0)
+    np.testing.assert_allclose(loss(1, both), (4 * loss(1, first) + 6 * loss(2, second)) / 10, rtol=1e-5)
+    np.testing.assert_allclose(loss(2, both.of_sets(slice(4, None))), loss(4, second), rtol=1e-5)
