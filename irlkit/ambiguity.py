@@ -4,11 +4,12 @@ The rewards in question form a convex set around the best fit ŵ: {w : L(w) ≤ 
 a choice. Everything is in double precision, since ε is small.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from scipy.linalg import eigh
+from scipy.optimize import minimize
 from scipy.sparse import csr_array
 
 from irlkit.irl import max_entropy
@@ -33,14 +34,14 @@ class Fits:
     @classmethod
     def around(cls, choices, penalty=0.0):
         """Find ŵ for the first seed of `choices`; ParameterError if L has no minimum, as without a penalty it may not."""
-        arrays = (np.asarray(choices.features, float), choices.sets, np.asarray(choices.first().picks, float))
-        best = max_entropy.fit(choices.first(), penalty)[0].astype(float)
-        for _ in range(8):
-            curvature = hessian(best, *arrays, penalty)
-            step = np.linalg.lstsq(curvature, gradient(best, *arrays, penalty), rcond=None)[0]
-            if np.linalg.norm(step) < 1e-6 and np.linalg.cond(curvature) < 1e12:
-                return cls(*map(torch.as_tensor, arrays), penalty, torch.as_tensor(best), curvature)
-            best = best - step
+        arrays = (np.asarray(choices.features, float), choices.sets, np.asarray(choices.first().picks, float), penalty)
+        fits = cls(*map(torch.as_tensor, arrays[:3]), penalty, None, None)
+        start = max_entropy.fit(choices.first(), penalty)[0].astype(float)
+        found = minimize(lambda w: float(fits.loss(torch.as_tensor(w[None]))), start, jac=lambda w: gradient(w, *arrays),
+                         hess=lambda w: hessian(w, *arrays), method="trust-exact", options={"gtol": 1e-7})
+        step = np.linalg.lstsq(found.hess, found.jac, rcond=None)[0]
+        if np.linalg.norm(step) < 1e-3 and np.linalg.cond(found.hess) < 1e12:
+            return replace(fits, best=torch.as_tensor(found.x - step), hessian=hessian(found.x - step, *arrays))
         raise ParameterError(f"penalty = {penalty}: these demonstrations leave the reward without bound; a larger penalty sets one")
 
     def loss(self, points):
@@ -95,7 +96,7 @@ def hessian(weights, features, sets, picks, penalty):
 def ellipsoid_pair(best, hessian, gram, tolerance):
     """Widest pair [2, p] in {w : (w − ŵ)ᵀ H (w − ŵ) / 2 ≤ ε}, and its EPIC distance, in closed form (book, eq. widest-ellipsoid).
 
-    gram [p, p] is the covariance of the canonical features, which turns weights into correlations of rewards.
+    gram [p, p], the `covariance` of the canonical features, turns weights into correlations of rewards.
     """
     pull = hessian @ best
     values, vectors = eigh(np.outer(pull, pull) - (best @ pull - 2 * tolerance) * hessian, gram)
@@ -103,6 +104,12 @@ def ellipsoid_pair(best, hessian, gram, tolerance):
     rays = vectors[:, -1] + np.outer([1, -1], np.sqrt(top / -next_one) * vectors[:, -2])
     nearest = np.abs(rays @ pull) / ((rays @ hessian) * rays).sum(1) * np.sign(vectors[:, -1] @ pull)
     return rays * nearest[:, None], float(np.sqrt(top / (top - next_one)))
+
+
+def covariance(texts):
+    """G [p, p] of canonical features [n, p]; a trace of a ridge keeps it invertible where texts are few."""
+    found = texts.T.astype(float) @ texts / len(texts)
+    return found + 1e-9 * np.trace(found) / len(found) * np.eye(len(found))
 
 
 def random_members(fits, tolerance, count, seed=0):
@@ -118,8 +125,7 @@ def widest_pair(fits, texts, tolerance, starts=3, iterations=40, seed=0):
     From the closed form and from `starts` random pairs at once, by L-BFGS over the directions in which to leave ŵ. `distances` are the
     EPIC distances that each start came to; the members of the pair returned are within the tolerance exactly.
     """
-    gram = texts.T.astype(float) @ texts
-    gram += 1e-9 * np.trace(gram) / len(gram) * np.eye(len(gram))
+    gram = covariance(texts)
     root = np.linalg.cholesky(np.linalg.inv(fits.hessian))
     closed = ellipsoid_pair(fits.best.numpy(), fits.hessian, gram, tolerance)[0] - fits.best.numpy()
     first = np.concatenate([closed @ np.linalg.inv(root).T, np.random.default_rng([seed, 6]).normal(size=(2 * starts, len(root)))])

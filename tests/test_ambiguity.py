@@ -107,7 +107,7 @@ def test_opposite_rewards_fit_where_no_reward_at_all_does():
 
 def test_with_a_small_tolerance_the_widest_pair_is_the_closed_form(case):
     """Near its minimum the loss is its quadratic approximation: the optimiser has to come to the same."""
-    closed = ambiguity.ellipsoid_pair(case.fits.best.numpy(), case.fits.hessian, case.texts.T @ case.texts, 1e-5)[1]
+    closed = ambiguity.ellipsoid_pair(case.fits.best.numpy(), case.fits.hessian, ambiguity.covariance(case.texts), 1e-5)[1]
     pair, found = ambiguity.widest_pair(case.fits, case.texts, 1e-5, starts=3, iterations=60)
     assert epic(pair, case.texts) == pytest.approx(closed, rel=0.01)
     np.testing.assert_allclose(found, closed, rtol=0.01)
