@@ -113,17 +113,19 @@ def seed_epochs(rows, ranges):
     Beside them `ranges` {name: (lowest, highest)} are drawn on the same scale, from 0 to 1.
     """
     methods = rows.method.unique()
-    figure, panels = plt.subplots(1, len(methods) + 1, figsize=(9.0, 4.0), width_ratios=[1] * len(methods) + [0.8])
+    figure, panels = plt.subplots(1, len(methods) + 1, figsize=(8.4, 3.6), width_ratios=[1] * len(methods) + [0.8])
     for axes, method in zip(panels, methods):
         table = rows[rows.method == method].pivot(index="seed", columns="epoch", values="value")
         table = table.sort_values(table.columns[-1], ascending=False)
         image = axes.imshow(table, aspect="auto", vmin=0, vmax=1, extent=(0.5, len(table.columns) + 0.5, len(table), 0), cmap="viridis")
-        axes.set(title=label(method), xlabel="epoch", yticks=[])
+        axes.set_title(label(method), fontsize=10)
+        axes.set(xlabel="epoch", yticks=[])
         axes.grid(False)
     panels[0].set(ylabel=f"{len(table)} seeds, best at the end first")
     for place, (name, (low, high)) in enumerate(ranges.items()):
         panels[-1].plot([place, place], [low, high], color="#333333", linewidth=5, solid_capstyle="butt")
-    panels[-1].set(ylim=(0, 1), xlim=(-0.6, len(ranges) - 0.4), title="ranges")
+    panels[-1].set(ylim=(0, 1), xlim=(-0.6, len(ranges) - 0.4))
+    panels[-1].set_title("range over seeds", fontsize=10)
     panels[-1].set_xticks(range(len(ranges)), list(ranges), rotation=90, fontsize=9)
     figure.colorbar(image, ax=panels[-1], fraction=0.15, pad=0.03)
     return _finished(figure)
@@ -132,7 +134,7 @@ def seed_epochs(rows, ranges):
 def distances(rows):
     """EPIC distances, one point a seed: to what (`metric`) as colours, a line a method, a panel an expert."""
     experts = rows.expert.unique()
-    figure, panels = plt.subplots(1, len(experts), figsize=(9.0, 4.0), sharey=True, squeeze=False)
+    figure, panels = plt.subplots(1, len(experts), figsize=(8.4, 3.6), sharey=True, squeeze=False)
     for axes, expert in zip(panels[0], experts):
         chosen = rows[rows.expert == expert]
         sns.stripplot(chosen, x="value", y=chosen.method.map(label), hue=chosen.metric.map(label), size=3, alpha=0.7, jitter=0.25,
