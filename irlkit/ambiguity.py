@@ -153,8 +153,9 @@ def joint(first, second, penalty=0.0, iterations=200):
 
     def objective(values):
         weights, scale = values[:, :-1], values[:, -1:].exp()
-        both = share * max_entropy.loss(weights, phi, sets, picks) + (1 - share) * max_entropy.loss(scale * weights, other_phi, other_sets, other_picks)
-        return both + penalty / 2 * (weights**2).sum(1)
+        mine = max_entropy.loss(weights, phi, sets, picks)
+        other = max_entropy.loss(scale * weights, other_phi, other_sets, other_picks)
+        return share * mine + (1 - share) * other + penalty / 2 * (weights**2).sum(1)
 
     scale = float(np.exp(lbfgs(objective, torch.zeros(1, phi.shape[1] + 1), iterations)[0, -1]))
     return first.beside(second, scale), scale

@@ -17,7 +17,7 @@ def canonical(rewards, prompts):
 
 
 def canonical_tabular(reward, discount):
-    """EPIC's canonical form of a reward [S, A, S] of a decision process, states and actions weighted alike (book, eq. canonical-tabular)."""
+    """EPIC's canonical form of a reward [S, A, S], all states and actions weighted alike (book, eq. canonical-tabular)."""
     ahead = reward.mean((1, 2))
     return reward + discount * ahead - ahead[:, None, None] - discount * ahead.mean()
 

@@ -10,7 +10,8 @@ STYLE = {"figure.figsize": (7.0, 3.6), "figure.dpi": 110, "font.size": 11, "axes
 PALETTE = {"base": "#4477aa", "expert": "#228833", "max_margin_published": "#ee6677", "max_margin": "#aa7700",
            "max_entropy": "#4477aa", "bradley_terry": "#66ccee", "logistic": "#aa3377",
            "hinge": "#ccbb44", "feature_matching": "#000000", "null": "#888888", "ceiling": "#228833", "rlhf": "#4477aa",
-           "exact": "#ee6677", "widest_pair": "#cc3311", "ellipsoid": "#bbbbbb", "random_members": "#4477aa", "other_demonstrations": "#228833"}
+           "exact": "#ee6677", "widest_pair": "#cc3311", "ellipsoid": "#bbbbbb",
+           "random_members": "#4477aa", "other_demonstrations": "#228833"}
 LABELS = {"max_margin_published": "max-margin, as published", "max_margin": "max-margin, well-posed",
           "max_entropy": "maximum entropy", "bradley_terry": "Bradley–Terry", "logistic": "logistic, unpaired",
           "hinge": "hinge on pairs", "feature_matching": "feature matching", "people.label_accuracy": "label accuracy (people)",

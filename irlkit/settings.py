@@ -107,7 +107,6 @@ class NonIdentifiability(Fitted):
     starts: int = Field(1, ge=0)
     iterations: int = Field(15, ge=1)
     resamples: int = Field(200, ge=20)
-    show: int = Field(3, ge=0, le=50)
     tolerance: float = Field(0.01, gt=0)
     penalties: list[Annotated[float, Field(ge=0)]] = Field([3e-4, 1e-3, 3e-3], min_length=1)
     fractions: list[Annotated[float, Field(gt=0, lt=1)]] = Field([0.25, 0.5], min_length=1)

@@ -97,7 +97,8 @@ def test_an_analysis_runs_by_itself_from_the_published_artifacts(name, tmp_path)
     """A reader changes a number and needs none of the notebooks before: only results/ and this one."""
     run = tmp_path / "run"
     less = {"05-reward-accuracy": ("-p", "null_runs", "3", "-y", "{sizes: [50], noise: [0.4]}"),
-            "06-non-identifiability": ("-y", "{sizes: [50], tolerances: [0.01], iterations: 2, starts: 0, penalties: [0.001], fractions: [], members: 3}")}
+            "06-non-identifiability": ("-y", "{sizes: [50], tolerances: [0.01], iterations: 2, starts: 0, members: 3,"
+                                             " penalties: [0.001], fractions: [0.5]}")}
     done = papermill(name, tmp_path / "out.ipynb", "-p", "seeds", "3", "-p", "outputs", str(run), *less.get(name, ()))
     assert done.returncode == 0, done.stderr[-3000:]
     rows = pd.read_csv(run / f"rows/{name}.csv")
