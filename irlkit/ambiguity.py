@@ -21,7 +21,7 @@ from irlkit.parameters import ParameterError
 class Fits:
     """The loss L of one seed's demonstrations around its minimum.
 
-    features [T, p], sets [n, C], picks [1, n, C] as in Choices, as tensors; penalty λ; best ŵ [p]; hessian [p, p] of L at ŵ.
+    features [T, p] (of the texts in a set), sets [n, C], picks [1, n, C] as in Choices, as tensors; penalty λ; best ŵ [p]; hessian [p, p] of L at ŵ.
     """
 
     features: torch.Tensor
@@ -34,9 +34,10 @@ class Fits:
     @classmethod
     def around(cls, choices, penalty=0.0):
         """Find ŵ for the first seed of `choices`; ParameterError if L has no minimum, as without a penalty it may not."""
-        arrays = (np.asarray(choices.features, float), choices.sets, np.asarray(choices.first().picks, float), penalty)
+        choices = choices.first().read(choices.features)
+        arrays = (np.asarray(choices.features, float), choices.sets, np.asarray(choices.picks, float), penalty)
         fits = cls(*map(torch.as_tensor, arrays[:3]), penalty, None, None)
-        start = max_entropy.fit(choices.first(), penalty)[0].astype(float)
+        start = max_entropy.fit(choices, penalty)[0].astype(float)
         found = minimize(lambda w: float(fits.loss(torch.as_tensor(w[None]))), start, jac=lambda w: gradient(w, *arrays),
                          hess=lambda w: hessian(w, *arrays), method="trust-exact", options={"gtol": 1e-7})
         step = np.linalg.lstsq(found.hess, found.jac, rcond=None)[0]

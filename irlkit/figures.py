@@ -26,14 +26,14 @@ LABELS = {"max_margin_published": "max-margin, as published", "max_margin": "max
           "sampled_state": "of the state, from trajectories", "twin_next_state": "twin, of the next state too",
           "twin_averaged": "twin, next state averaged", "log_policy": "log policy", "projection": "max-margin by projection",
           "epic": "EPIC distance", "starc": "STARC distance", "agreement": "pairs ordered alike", "within": "other seeds of the method",
-          "to_max_entropy": "maximum entropy, same seed", "to_true": "the true reward", "tolerance": "tolerance ε, nats a choice",
+          "to_true": "the true reward", "tolerance": "tolerance ε, nats a choice",
           "widest_pair": "widest pair", "ellipsoid": "widest pair, quadratic loss", "random_members": "random rewards of the set",
           "other_demonstrations": "seeds: other demonstrations"}
 
 
-def use_style():
-    """Set the one style of all figures."""
-    plt.rcParams.update(STYLE)
+def use_style(dpi=STYLE["figure.dpi"]):
+    """Set the one style of all figures; fewer dots an inch where a notebook would grow too large."""
+    plt.rcParams.update(STYLE | {"figure.dpi": dpi})
 
 
 def _finished(figure):

@@ -100,16 +100,16 @@ class RewardAccuracy(Fitted):
 
 class NonIdentifiability(Fitted):
     epochs: int = Field(30, ge=1)
-    sizes: list[Annotated[int, Field(ge=2)]] = Field([50, 200, 800, 3200], min_length=1)
-    tolerances: list[Annotated[float, Field(gt=0)]] = Field([0.001, 0.003, 0.01, 0.03], min_length=1)
+    sizes: list[Annotated[int, Field(ge=2)]] = Field([50, 400], min_length=1)
+    tolerances: list[Annotated[float, Field(gt=0)]] = Field([0.003, 0.03], min_length=1)
     penalty: float = Field(0.0, ge=0)
     members: int = Field(12, ge=2)
     starts: int = Field(1, ge=0)
-    iterations: int = Field(15, ge=1)
+    iterations: int = Field(10, ge=1)
     resamples: int = Field(200, ge=20)
     tolerance: float = Field(0.01, gt=0)
-    penalties: list[Annotated[float, Field(ge=0)]] = Field([3e-4, 1e-3, 3e-3], min_length=1)
-    fractions: list[Annotated[float, Field(gt=0, lt=1)]] = Field([0.25, 0.5], min_length=1)
+    penalties: list[Annotated[float, Field(ge=0)]] = Field([1e-3], min_length=1)
+    fractions: list[Annotated[float, Field(gt=0, lt=1)]] = Field([0.25], min_length=1)
     second_beta: float = Field(0.5, gt=0)
 
 
