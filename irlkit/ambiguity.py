@@ -21,7 +21,8 @@ from irlkit.parameters import ParameterError
 class Fits:
     """The loss L of one seed's demonstrations around its minimum.
 
-    features [T, p] (of the texts in a set), sets [n, C], picks [1, n, C] as in Choices, as tensors; penalty λ; best ŵ [p]; hessian [p, p] of L at ŵ.
+    features [T, p] (of the texts in a set), sets [n, C], picks [1, n, C]: as in Choices, as tensors; penalty λ; best: ŵ [p];
+    hessian [p, p] of L at ŵ.
     """
 
     features: torch.Tensor
