@@ -69,6 +69,19 @@ class Choices:
         texts = np.unique(self.sets[self.sets >= 0])
         return replace(self, features=features[texts], sets=np.where(self.sets >= 0, np.searchsorted(texts, self.sets), -1))
 
+    def of_sets(self, rows):
+        """The choices made in some of the choice sets alone; `rows` is any index of them."""
+        return replace(self, sets=self.sets[rows], base=self.base[rows], picks=self.picks[:, rows])
+
+    def beside(self, other, scale=1.0):
+        """These choices and, after them, those of a second expert, to whom the same reward is worth `scale` times as much."""
+        width = max(self.sets.shape[1], other.sets.shape[1])
+        sets = [self.sets, np.where(other.sets >= 0, other.sets + len(self.features), -1)]
+        def filled(parts, empty):
+            return [np.pad(a, [(0, 0)] * (a.ndim - 1) + [(0, width - a.shape[-1])], constant_values=empty) for a in parts]
+        return Choices(np.concatenate([self.features, scale * other.features]), np.concatenate(filled(sets, -1)),
+                       np.concatenate(filled([self.base, other.base], False)), np.concatenate(filled([self.picks, other.picks], 0), 1))
+
     def noisy(self, share, seed=0):
         """The same with each pick replaced, with probability `share`, by one drawn evenly from its choice set."""
         random = np.random.default_rng([seed, 3])

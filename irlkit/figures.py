@@ -11,6 +11,8 @@ PALETTE = {"base": "#4477aa", "expert": "#228833", "max_margin_published": "#ee6
            "max_entropy": "#4477aa", "bradley_terry": "#66ccee", "logistic": "#aa3377",
            "hinge": "#ccbb44", "feature_matching": "#000000", "null": "#888888", "ceiling": "#228833", "rlhf": "#4477aa",
            "exact": "#ee6677", "implicit": "#ccbb44"}
+           "exact": "#ee6677", "widest_pair": "#cc3311", "ellipsoid": "#bbbbbb",
+           "random_members": "#4477aa", "other_demonstrations": "#228833"}
 LABELS = {"max_margin_published": "max-margin, as published", "max_margin": "max-margin, well-posed",
           "max_entropy": "maximum entropy", "bradley_terry": "Bradley–Terry", "logistic": "logistic, unpaired",
           "hinge": "hinge on pairs", "feature_matching": "feature matching", "people.label_accuracy": "label accuracy (people)",
@@ -26,11 +28,16 @@ LABELS = {"max_margin_published": "max-margin, as published", "max_margin": "max
           "sampled_state": "of the state, from trajectories", "twin_next_state": "twin, of the next state too",
           "kl": "KL to base, nats", "implicit": "implicit reward, white-box", "ridge": "fitted to the true reward",
           "twin_averaged": "twin, next state averaged", "log_policy": "log policy", "projection": "max-margin by projection"}
+          "twin_averaged": "twin, next state averaged", "log_policy": "log policy", "projection": "max-margin by projection",
+          "epic": "EPIC distance", "starc": "STARC distance", "agreement": "pairs ordered alike", "within": "other seeds of the method",
+          "to_true": "the true reward", "tolerance": "tolerance ε, nats a choice",
+          "widest_pair": "widest pair", "ellipsoid": "widest pair, quadratic loss", "random_members": "random rewards of the set",
+          "other_demonstrations": "seeds: other demonstrations"}
 
 
-def use_style():
-    """Set the one style of all figures."""
-    plt.rcParams.update(STYLE)
+def use_style(dpi=STYLE["figure.dpi"]):
+    """Set the one style of all figures; fewer dots an inch where a notebook would grow too large."""
+    plt.rcParams.update(STYLE | {"figure.dpi": dpi})
 
 
 def _finished(figure):
@@ -118,6 +125,45 @@ def heatmap(table, xlabel, ylabel, fmt=".3f"):
     sns.heatmap(table, annot=True, fmt=fmt, cmap="viridis", ax=axes, cbar=False, linewidths=0.5)
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.tick_params(axis="y", rotation=0)
+    return _finished(figure)
+
+
+def seed_epochs(rows, ranges):
+    """A value of each seed (a line, in the order of the last epoch) at each epoch (a column), a panel a method, on one colour scale.
+
+    Beside them `ranges` {name: (lowest, highest)} are drawn on the same scale, from 0 to 1.
+    """
+    methods = rows.method.unique()
+    figure, panels = plt.subplots(1, len(methods) + 1, figsize=(8.4, 3.6), width_ratios=[1] * len(methods) + [0.8])
+    for axes, method in zip(panels, methods):
+        table = rows[rows.method == method].pivot(index="seed", columns="epoch", values="value")
+        table = table.sort_values(table.columns[-1], ascending=False)
+        image = axes.imshow(table, aspect="auto", vmin=0, vmax=1, extent=(0.5, len(table.columns) + 0.5, len(table), 0), cmap="viridis")
+        axes.set_title(label(method), fontsize=10)
+        axes.set(xlabel="epoch", yticks=[])
+        axes.grid(False)
+    panels[0].set(ylabel=f"{len(table)} seeds, best at the end first")
+    for place, (name, (low, high)) in enumerate(ranges.items()):
+        panels[-1].plot([place, place], [low, high], color="#333333", linewidth=5, solid_capstyle="butt")
+    panels[-1].set(ylim=(0, 1), xlim=(-0.6, len(ranges) - 0.4))
+    panels[-1].set_title("range over seeds", fontsize=10)
+    panels[-1].set_xticks(range(len(ranges)), list(ranges), rotation=90, fontsize=9)
+    figure.colorbar(image, ax=panels[-1], fraction=0.15, pad=0.03)
+    return _finished(figure)
+
+
+def distances(rows):
+    """EPIC distances, one point a seed: to what (`metric`) as colours, a line a method, a panel an expert."""
+    experts = rows.expert.unique()
+    figure, panels = plt.subplots(1, len(experts), figsize=(8.4, 3.6), sharey=True, squeeze=False)
+    for axes, expert in zip(panels[0], experts):
+        chosen = rows[rows.expert == expert]
+        sns.stripplot(chosen, x="value", y=chosen.method.map(label), hue=chosen.metric.map(label), size=3, alpha=0.7, jitter=0.25,
+                      palette="colorblind", ax=axes, legend=axes is panels[0][0])
+        axes.set(title=label(expert), xlabel="EPIC distance", ylabel="", xlim=(0, 1))
+    handles, names = panels[0][0].get_legend_handles_labels()
+    panels[0][0].get_legend().remove()
+    figure.legend(handles, names, loc="outside lower center", ncols=3, fontsize=9, markerscale=2)
     return _finished(figure)
 
 

@@ -137,6 +137,21 @@ class WhichExpert(Training, Written):
     preference_limit: int = Field(100, ge=0)
 
 
+class NonIdentifiability(Fitted):
+    epochs: int = Field(30, ge=1)
+    sizes: list[Annotated[int, Field(ge=2)]] = Field([50, 400], min_length=1)
+    tolerances: list[Annotated[float, Field(gt=0)]] = Field([0.003, 0.03], min_length=1)
+    penalty: float = Field(0.0, ge=0)
+    members: int = Field(12, ge=2)
+    starts: int = Field(1, ge=0)
+    iterations: int = Field(10, ge=1)
+    resamples: int = Field(200, ge=20)
+    tolerance: float = Field(0.01, gt=0)
+    penalties: list[Annotated[float, Field(ge=0)]] = Field([1e-3], min_length=1)
+    fractions: list[Annotated[float, Field(gt=0, lt=1)]] = Field([0.25], min_length=1)
+    second_beta: float = Field(0.5, gt=0)
+
+
 NOTEBOOKS: dict[str, type[Settings]] = {
     "00-tabular-irl": TabularIRL,
     "01-data-and-true-reward": DataAndReward,
@@ -146,6 +161,7 @@ NOTEBOOKS: dict[str, type[Settings]] = {
     "05-reward-accuracy": RewardAccuracy,
     "05b-reading-place": ReadingPlace,
     "05c-which-expert": WhichExpert,
+    "06-non-identifiability": NonIdentifiability,
 }
 
 

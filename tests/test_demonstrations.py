@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from irlkit.demonstrations import Choices, ParameterError, exact_choices, pair_up, rlhf_choices, split_by_prompt
+from irlkit.irl import max_entropy
 
 
 @given(st.integers(10, 2000), st.integers(0, 100))
@@ -177,3 +178,18 @@ def test_noise_moves_the_asked_share_of_picks_within_their_sets():
     assert (noisy.picks.sum(2) == 2).all() and (noisy.picks[:, :, 3] == 0).all()
     assert noisy.picks[:, :, 0].mean() / 2 == pytest.approx(0.4 + 0.6 / 3, abs=0.03)
     assert (choices.noisy(0.0).picks == picks).all() and (choices.picks == picks).all()
+
+
+def test_a_second_expert_stands_beside_the_first_at_its_own_scale():
+    """The joint loss is the mean of both, the second's at its scaled reward; a shifted index would read other texts."""
+    random = np.random.default_rng(0)
+    def made(count, width):
+        sets = np.arange(count * width).reshape(count, width)
+        picks = random.multinomial(3, np.full(width, 1 / width), size=(1, count)).astype(float)
+        return Choices(random.normal(size=(count * width, 2)), sets, sets >= 0, picks)
+    def loss(scale, choices):
+        return max_entropy.mean_loss(scale * np.array([[0.5, -1.0]]), choices)
+    first, second = made(4, 3), made(6, 5)
+    both = first.beside(second, 2.0)
+    np.testing.assert_allclose(loss(1, both), (4 * loss(1, first) + 6 * loss(2, second)) / 10, rtol=1e-5)
+    np.testing.assert_allclose(loss(2, both.of_sets(slice(4, None))), loss(4, second), rtol=1e-5)

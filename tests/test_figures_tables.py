@@ -44,6 +44,30 @@ def test_training_has_a_panel_for_each_column():
     assert all(len(axes.lines) == 2 and len(axes.lines[0].get_xdata()) == 8 for axes in both)
 
 
+def test_seeds_by_epoch_are_sorted_and_share_a_scale(rows):
+    """The best seed stands above; a scale of its own for each panel would make a spread of nothing look like the paper's."""
+    chosen = rows[(rows.expert == "rlhf") & (rows.metric == "auroc")]
+    *maps, ranges, bar = panels(figures.seed_epochs(chosen, {"the paper": (0.3, 0.8), "here": (0.5, 0.6)}))
+    assert [axes.get_title() for axes in maps] == ["max-margin, as published", "maximum entropy"]
+    for axes, method in zip(maps, METHODS):
+        image, = axes.images
+        last = image.get_array()[:, -1]
+        assert image.get_array().shape == (5, 3) and (np.diff(last) <= 0).all() and image.get_clim() == (0, 1)
+        assert last[0] == chosen[(chosen.method == method) & (chosen.epoch == 3)].value.max()
+    assert [tuple(line.get_ydata()) for line in ranges.lines] == [(0.3, 0.8), (0.5, 0.6)]
+
+
+def test_distances_have_a_point_for_each_seed(rows):
+    """Both experts on one axis from 0 to 1, with one legend for what the distance is to."""
+    chosen = rows[rows.epoch == 1].assign(metric=lambda t: t.metric.map({"auroc": "within", "f1": "to_true"}))
+    both = panels(figures.distances(chosen))
+    assert [axes.get_title() for axes in both] == ["RLHF expert", "exact expert, β = 2"]
+    for axes in both:
+        assert axes.get_xlim() == (0, 1) and sum(len(points.get_offsets()) for points in axes.collections) == 20
+    names = [text.get_text() for text in both[0].figure.legends[0].get_texts()]
+    assert names == ["other seeds of the method", "the true reward"]
+
+
 def test_learning_curves_show_every_seed_and_their_median(rows):
     """The distribution over seeds is the result: a curve of the mean alone hides it."""
     chosen = rows[rows.expert == "rlhf"]

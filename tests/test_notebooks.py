@@ -16,7 +16,7 @@ from irlkit.irl import METHODS
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted((ROOT / "notebooks").glob("*.ipynb"))
 NAMES = [path.stem for path in SOURCES]
-ANALYSES = ["00-tabular-irl", "04-max-margin-irl", "05-reward-accuracy"]
+ANALYSES = ["00-tabular-irl", "04-max-margin-irl", "05-reward-accuracy", "06-non-identifiability"]
 METRICS = ["pair_accuracy", "pair_accuracy_raw", "auroc", "spearman", "label_accuracy", "f1"]
 QUIET = {**os.environ, "PYTHONPATH": str(ROOT), "TOKENIZERS_PARALLELISM": "false"}
 
@@ -96,7 +96,9 @@ def test_papermill_fails_at_once_with_an_unknown_parameter(tmp_path):
 def test_an_analysis_runs_by_itself_from_the_published_artifacts(name, tmp_path):
     """A reader changes a number and needs none of the notebooks before: only results/ and this one."""
     run = tmp_path / "run"
-    less = {"05-reward-accuracy": ("-p", "null_runs", "3", "-y", "{sizes: [50], noise: [0.4]}")}
+    less = {"05-reward-accuracy": ("-p", "null_runs", "3", "-y", "{sizes: [50], noise: [0.4]}"),
+            "06-non-identifiability": ("-y", "{sizes: [50], tolerances: [0.01], iterations: 2, starts: 0, members: 3,"
+                                             " penalties: [0.001], fractions: [0.5]}")}
     done = papermill(name, tmp_path / "out.ipynb", "-p", "seeds", "3", "-p", "outputs", str(run), *less.get(name, ()))
     assert done.returncode == 0, done.stderr[-3000:]
     rows = pd.read_csv(run / f"rows/{name}.csv")
