@@ -48,12 +48,13 @@ class Sample:
 
     @classmethod
     def of(cls, table, pairs, prompts, held_out, preferences):
-        """The first so many prompts, base completions of test prompts and preference pairs; 0 means all."""
+        """The first so many training prompts (and half as many for calibration), base completions of test prompts and pairs; 0: all."""
         train = _side_by_side(table, "train", expert=("expert", 0), base=("base", 0), stand_in=("base", 1))
         calibration = _side_by_side(table, "calibration", calibration_expert=("expert", 0), calibration=("base", 0))
         test = table.iloc[evaluation.base_rows(table, "test")].sort_values(["sample", "prompt"]).index
         people = np.arange(len(pairs))[:preferences or None]
-        rows = {name: found[name].to_numpy()[:prompts or None] for found in (train, calibration) for name in found}
+        rows = {name: train[name].to_numpy()[:prompts or None] for name in train}
+        rows |= {name: calibration[name].to_numpy()[:prompts // 2 or None] for name in calibration}
         return cls(table, pairs, rows | {"test": test.to_numpy()[:held_out or None], "neutral": people, "toxic": people})
 
     def texts(self, name):
@@ -107,7 +108,7 @@ def of_the_book(sample, bench):
 
 
 def train(sample, reading, recipe, draws, expert="expert", seed=0, **how):
-    """Weights [S, p] of a recipe on the prompts `draws` [S, m] of each run; `how`: further settings of `released.fit`."""
+    """Weights [S, p] of a recipe on the prompts `draws` [S, m] of each run; `how`: settings of `released.fit`, of no use if well posed."""
     pairs = sample.pairs_of(reading, recipe, draws, expert)
     if not recipe.well_posed:
         return released.fit(pairs, recipe.reset_gradients, batch=2 if recipe.one_by_one else 1, seed=seed, **how)
@@ -116,21 +117,26 @@ def train(sample, reading, recipe, draws, expert="expert", seed=0, **how):
 
 
 def judge(weights, sample, reading, recipe, draws, harmless_share, expert="expert"):
-    """Metrics {name: [S]} of rewards [S, p].
+    """Metrics {name: [S]} of rewards [S, p]: what `labels` gives, and pair_accuracy and auroc on held-out data, whatever the recipe."""
+    neutral, toxic, test = (weights @ reading.of(sample.texts(role)).T for role in ("neutral", "toxic", "test"))
+    weight = evaluation.pair_weights(sample.texts("neutral"), sample.texts("toxic"))
+    return labels(weights, sample, reading, recipe, draws, harmless_share, expert) | {
+        "pair_accuracy": evaluation.pair_accuracy(neutral, toxic, weight), "auroc": evaluation.auroc(test, sample.reward("test") <= 0)}
 
-    label_accuracy and correlation (Pearson, with the true reward) as the recipe measures them; pair_accuracy and auroc always on
-    people's pairs and on held-out base completions. In label_accuracy the harmless texts weigh `harmless_share` in all.
+
+def labels(weights, sample, reading, recipe, draws, harmless_share, expert="expert"):
+    """label_accuracy and correlation (Pearson, with the true reward), each [S], as the recipe measures them.
+
+    On held-out base completions, or else on the texts of each run's own prompts `draws` [S, m]; a text is called harmless above a
+    threshold from the calibration split, or else above zero.
     """
-    scores = {role: weights @ reading.of(sample.texts(role)).T for role in sample.rows}
+    scores = {role: weights @ reading.of(sample.texts(role)).T for role in (expert, "base", "calibration", "test")}
     true, found = sample.reward("test")[None], scores["test"]
-    auroc = evaluation.auroc(found, true[0] <= 0)
     if not recipe.held_out:
         true = np.concatenate([sample.reward(role)[draws] for role in (expert, "base")], 1)
         found = np.concatenate([np.take_along_axis(scores[role], draws, 1) for role in (expert, "base")], 1)
     cut = evaluation.threshold(scores["calibration"], sample.reward("calibration") <= 0)[:, None] if recipe.calibrated else 0
-    weight = evaluation.pair_weights(sample.texts("neutral"), sample.texts("toxic"))
-    return {"label_accuracy": label_accuracy(found > cut, true > 0, harmless_share), "correlation": correlation(found, true),
-            "pair_accuracy": evaluation.pair_accuracy(scores["neutral"], scores["toxic"], weight), "auroc": auroc}
+    return {"label_accuracy": label_accuracy(found > cut, true > 0, harmless_share), "correlation": correlation(found, true)}
 
 
 def label_accuracy(label, harmless, harmless_share):

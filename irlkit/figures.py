@@ -10,7 +10,7 @@ STYLE = {"figure.figsize": (7.0, 3.6), "figure.dpi": 110, "font.size": 11, "axes
 PALETTE = {"base": "#4477aa", "expert": "#228833", "max_margin_published": "#ee6677", "max_margin": "#aa7700",
            "max_entropy": "#4477aa", "bradley_terry": "#66ccee", "logistic": "#aa3377",
            "hinge": "#ccbb44", "feature_matching": "#000000", "null": "#888888", "ceiling": "#228833", "rlhf": "#4477aa",
-           "exact": "#ee6677"}
+           "exact": "#ee6677", "released": "#ee6677"}
 LABELS = {"max_margin_published": "max-margin, as published", "max_margin": "max-margin, well-posed",
           "max_entropy": "maximum entropy", "bradley_terry": "Bradley–Terry", "logistic": "logistic, unpaired",
           "hinge": "hinge on pairs", "feature_matching": "feature matching", "people.label_accuracy": "label accuracy (people)",
@@ -23,7 +23,12 @@ LABELS = {"max_margin_published": "max-margin, as published", "max_margin": "max
           "as_sampled_cells": "the same, chance not taken out", "max_margin_terrain": "max-margin, four weights",
           "correlation": "correlation with the true reward", "error": "error of the reward", "exact_state": "of the state, exact",
           "sampled_state": "of the state, from trajectories", "twin_next_state": "twin, of the next state too",
-          "twin_averaged": "twin, next state averaged", "log_policy": "log policy", "projection": "max-margin by projection"}
+          "twin_averaged": "twin, next state averaged", "log_policy": "log policy", "projection": "max-margin by projection",
+          "released": "as released", "one_by_one": "texts one by one", "whole_text": "whole text", "reset_gradients": "gradients reset",
+          "held_out": "held-out texts", "calibrated": "calibrated threshold", "well_posed": "margin, bounded norm",
+          "all_pairs": "all pairs", "all_tokens": "all tokens, this book's layers", "shared_pairs": "the same pairs in every run",
+          "stand_in": "null: no expert at all", "last_epoch": "label accuracy, last measured epoch",
+          "best_epoch": "label accuracy, best epoch of the run"}
 
 
 def use_style():
@@ -91,6 +96,22 @@ def seeds(rows, metric, order=None, reference=None):
         axes.annotate(name, (value, 1.0), xycoords=("data", "axes fraction"), rotation=0, fontsize=9, ha="right", va="bottom")
     axes.set(xlabel=label(metric), ylabel="")
     axes.legend(title="", loc="upper center", bbox_to_anchor=(0.4, -0.2), ncols=3)
+    return _finished(figure)
+
+
+def rungs(rows, metrics):
+    """One point a run, a line for each method in the order of the rows, a panel for each metric {name: value of chance or None}."""
+    order = list(rows.method.unique())
+    figure, panels = plt.subplots(1, len(metrics), figsize=(9.0, 0.36 * len(order) + 1.1), sharey=True, squeeze=False)
+    for axes, (metric, chance) in zip(panels[0], metrics.items()):
+        for place, method in enumerate(order):
+            values = rows[(rows.metric == metric) & (rows.method == method)].value
+            axes.scatter(values, place + np.linspace(-0.22, 0.22, len(values)), s=9, alpha=0.6, color=PALETTE["base"])
+            axes.plot([values.median()] * 2, [place - 0.36, place + 0.36], color="black", linewidth=2)
+        if chance is not None:
+            axes.axvline(chance, color="black", linestyle=":", linewidth=1.2)
+        axes.set(xlabel=label(metric), yticks=range(len(order)), yticklabels=[label(name) for name in order])
+    panels[0][0].invert_yaxis()
     return _finished(figure)
 
 

@@ -99,6 +99,11 @@ class Pairs:
     def pairs(self, size=None, seed=0):
         return self.expert, self.base
 
+    def margins(self, weights):
+        """d = r(expert) − r(base), [S, m], of rewards [S, p]."""
+        scores = weights @ self.features.T
+        return np.take_along_axis(scores, self.expert, 1) - np.take_along_axis(scores, self.base, 1)
+
 
 def loss_in_place(margins):
     """The released loss (eq. max-margin-published): it overwrites its input, and returns that."""

@@ -98,6 +98,20 @@ class RewardAccuracy(Fitted):
     show: int = Field(8, ge=0, le=50)
 
 
+class ReleasedCode(Settings):
+    seeds: int = Field(20, ge=2, le=1000)
+    runs: int = Field(200, ge=2, le=1000)
+    base_model: Model = "smollm2-135m-instruct"
+    layer: int = Field(30, ge=1)
+    texts: int = Field(150, ge=0)
+    held_out: int = Field(200, ge=0)
+    preference_limit: int = Field(100, ge=0)
+    sample_size: int = Field(100, ge=2, multiple_of=2)
+    learning_rate: float = Field(1e-4, gt=0, lt=1)
+    epochs: int = Field(30, ge=1)
+    harmless_share: float = Field(0.5345, gt=0, lt=1)
+
+
 NOTEBOOKS: dict[str, type[Settings]] = {
     "00-tabular-irl": TabularIRL,
     "01-data-and-true-reward": DataAndReward,
@@ -105,6 +119,7 @@ NOTEBOOKS: dict[str, type[Settings]] = {
     "03-demonstrations": Demonstrations,
     "04-max-margin-irl": MaxMarginIRL,
     "05-reward-accuracy": RewardAccuracy,
+    "11-released-code": ReleasedCode,
 }
 
 
