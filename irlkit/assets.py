@@ -31,6 +31,7 @@ PREFERENCES = {"paradetox": DATA / "paradetox-dev.tsv"}
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 COMPUTE_TYPES = ("float32", "int8", "int8_float32", "int16")
 CONVERSIONS_KEPT = 4  # CTranslate2 models in the cache, the latest; each takes 0.14 to 0.54 GB
+IN_USE = 3600  # seconds after its last use for which a conversion is never removed: another process may be sampling from it
 
 
 MODELS, PROMPTS = ("smollm2-135m-instruct",), ("realtoxicityprompts",)
@@ -117,7 +118,7 @@ def _convert(folder: Path, into: Path, compute_type: str) -> None:
 
 def _forget_old_conversions() -> None:
     latest = sorted((cache.root() / "ctranslate2").iterdir(), key=lambda p: p.stat().st_mtime, reverse=True)
-    for folder in latest[CONVERSIONS_KEPT:]:
+    for folder in (path for path in latest[CONVERSIONS_KEPT:] if path.stat().st_mtime < time.time() - IN_USE):
         shutil.rmtree(folder, ignore_errors=True)
 
 

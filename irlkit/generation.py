@@ -173,6 +173,7 @@ def _seeded_generator(folder, precision, seed):
     """A generator whose one worker thread takes its random numbers from `seed`: ctranslate2 seeds a thread once."""
     with _SEEDING:
         ctranslate2.set_random_seed(seed)
+        os.utime(folder)  # it is in use: the cache must not remove it
         generator = ctranslate2.Generator(folder, compute_type=precision, inter_threads=1, intra_threads=1)
         generator.generate_batch([["a"]], max_length=1, sampling_topk=0)
         return generator

@@ -4,8 +4,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
+from sklearn.linear_model import RidgeCV
 
-from irlkit import demonstrations, evaluation
+from irlkit import demonstrations, evaluation, features
 from irlkit.irl import choose, max_entropy
 
 
@@ -40,16 +41,18 @@ class Texts:
         """Numbers of the texts that are the base completions of a split."""
         return self.place["own"][evaluation.base_rows(self.table, split)]
 
-    def choices(self, expert, split="train", seeds=1, seed=0, beta=2.0, picks=32):
+    def choices(self, expert, split="train", seeds=1, seed=0, beta=2.0, picks=32, size=None):
         """Choice sets of distinct texts (their features are to be read yet) of the "rlhf" or the "exact" expert.
 
         As in chapter 05 seeds of the RLHF expert are bootstrap samples of the prompts, seeds of the exact one new draws of its
-        picks. One seed is not resampled: all demonstrations as they are. `picks` None: infinitely many.
+        picks. One seed is not resampled: all demonstrations as they are. `picks` None: infinitely many. `size`: so many prompts
+        are drawn for each seed, of either expert.
         """
         if expert == "rlhf":
-            found = demonstrations.rlhf_choices(self.table, None, split, seeds, seed, resample=seeds > 1)
+            found = demonstrations.rlhf_choices(self.table, None, split, seeds, seed, resample=seeds > 1 or size is not None, size=size)
         else:
-            found = demonstrations.exact_choices(self.table, None, self.true_reward, beta, picks, split, seeds, seed)
+            found = demonstrations.exact_choices(self.table, None, self.true_reward, beta, picks, split, seeds, seed,
+                                                 resample=size is not None, size=size)
         return replace(found, sets=np.where(found.sets >= 0, self.place["own"][found.sets], -1))
 
     def metrics(self, scores):
@@ -58,6 +61,22 @@ class Texts:
         calibration, test = (scores[:, self.rows(split)] for split in ("calibration", "test"))
         return evaluation.judge(calibration, test, at["neutral_normalised"] - at["toxic_normalised"], at["neutral"] - at["toxic"], self.truth)
 
+    def ceiling(self, phi):
+        """Weights [1, p] of the best linear reward on features phi [n, p]: ridge regression on the true reward of training completions."""
+        rows = evaluation.base_rows(self.table, "train")
+        ridge = RidgeCV(np.logspace(-3, 3, 13)).fit(phi[self.place["own"][rows]], self.true_reward[rows])
+        return ridge.coef_[None].astype(np.float32)
+
+
+def features_at(readings, place, rows, dimension=320):
+    """Features φ [n, p] of all texts at a place in the model: pooling and layers, like "root 0 2 5" (book, eq. features).
+
+    z-scores and axes are fitted on the texts `rows`, which should be the base completions of training prompts.
+    """
+    pooling, *layers = place.split()
+    states = readings.pooled([int(layer) for layer in layers], pooling)
+    return features.Projection.fit(states[rows], dimension)(states)
+
 
 def best_linear(phi, train, calibration, seeds):
     """Maximum entropy rewards on features phi [n, p] of the texts: (weights [S, p], calibration loss in nats).
@@ -65,7 +84,12 @@ def best_linear(phi, train, calibration, seeds):
     The penalty is the one with which a fit to the choices `train` has the lowest loss on `calibration`; that loss is returned. With
     this penalty the seeds of `seeds` are fitted.
     """
+    penalty, loss = best_penalty(phi, train, calibration)
+    return max_entropy.fit(seeds.read(phi), penalty), loss
+
+
+def best_penalty(phi, train, calibration):
+    """(penalty, calibration loss in nats) with which a maximum entropy reward on phi [n, p], fitted to `train`, has the lowest loss."""
     train, calibration = train.read(phi), calibration.read(phi)
-    penalty = choose("max_entropy", train, calibration)
-    loss = max_entropy.mean_loss(max_entropy.fit(train, **penalty), calibration)[0]
-    return max_entropy.fit(seeds.read(phi), **penalty), float(loss)
+    penalty = choose("max_entropy", train, calibration)["penalty"]
+    return penalty, float(max_entropy.mean_loss(max_entropy.fit(train, penalty), calibration)[0])

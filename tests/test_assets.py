@@ -227,6 +227,11 @@ def test_a_hub_id_is_asked_of_the_hub_and_its_failure_is_one_sentence(tmp_path, 
         assets.model("owner/name")
 
 
+def write(folder, weights):
+    (folder / "model.safetensors").write_text(weights)
+    return folder
+
+
 def test_conversions_are_keyed_by_content_and_old_ones_go(empty_cache, tmp_path, monkeypatch):
     monkeypatch.setattr(assets, "_convert", lambda folder, into, compute_type: build_hello(into))
     folder = tmp_path / "model"
@@ -234,11 +239,12 @@ def test_conversions_are_keyed_by_content_and_old_ones_go(empty_cache, tmp_path,
     (folder / "config.json").write_text("{}")
     paths = []
     for weights in "abcdef":
-        (folder / "model.safetensors").write_text(weights)
-        paths.append(assets.ctranslate2_model(folder, "int8"))
+        paths.append(assets.ctranslate2_model(write(folder, weights), "int8"))
         os.utime(paths[-1], (len(paths), len(paths)))
     shutil.copytree(folder, tmp_path / "copy")
     assert assets.ctranslate2_model(tmp_path / "copy", "int8") == paths[-1]
     assert len(set(paths)) == 6 and sum(p.exists() for p in paths) == assets.CONVERSIONS_KEPT
+    used = [assets.ctranslate2_model(write(folder, weights), "int8") for weights in "ghijkl"]
+    assert all(path.exists() for path in used), "all were used a moment ago, perhaps by another process"
     with pytest.raises(AssetError, match="unknown compute type 'int3'; allowed: float32, int8"):
         assets.ctranslate2_model(folder, "int3")

@@ -1,5 +1,6 @@
 """Texts of a run, each once: scores find their way back to completions and pairs; the linear fit picks its penalty without the truth."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,9 +9,10 @@ import pytest
 from scipy.stats import spearmanr
 
 from irlkit.evaluation import normalise
+from irlkit.features import Projection, Readings
 from irlkit.irl import choose, max_entropy
 from irlkit.parameters import ParameterError
-from irlkit.reading import Texts, best_linear
+from irlkit.reading import Texts, best_linear, features_at
 from irlkit.records import Run
 
 
@@ -92,6 +94,33 @@ def test_the_linear_fit_is_that_of_the_penalty_with_the_lowest_calibration_loss(
     whole = max_entropy.fit(train.with_features(phi), **how)
     assert loss == pytest.approx(max_entropy.mean_loss(whole, calibration.with_features(phi))[0], rel=1e-4)
     np.testing.assert_allclose(weights, max_entropy.fit(seeds.with_features(phi), **how), atol=2e-3)
+
+
+def test_a_number_of_prompts_is_that_of_every_seed(run):
+    """Few demonstrations must be few for both experts, and each seed's own."""
+    texts = Texts.load(run)
+    few = texts.choices("rlhf", seeds=4, size=7)
+    assert (few.picks.sum((1, 2)) == 7).all() and len({tuple(picks[:, 0]) for picks in few.picks}) == 4
+    assert (texts.choices("exact", seeds=4, size=7, picks=3).picks.sum((1, 2)) == 21).all()
+
+
+def test_the_ceiling_finds_a_linear_truth(run):
+    """Fitted on training completions alone: on the others it must hold as well."""
+    texts = Texts.load(run)
+    phi = np.zeros((len(texts.texts), 3), np.float32)
+    phi[texts.place["own"]] = np.random.default_rng(2).normal(size=(len(texts.table), 3))
+    truth = replace(texts, true_reward=(phi[texts.place["own"]] @ [1.0, -2.0, 0.5]).astype(np.float32))
+    np.testing.assert_allclose(truth.ceiling(phi), [[1.0, -2.0, 0.5]], atol=0.05)
+
+
+def test_a_place_is_its_pooling_and_layers():
+    """“last 1” read as another layer or pooling would move every figure of the chapter and look as good."""
+    random = np.random.default_rng(0)
+    states = {name: random.normal(size=(30, 2, 4)).astype(np.float16) for name in ("mean", "max", "last")}
+    readings = Readings((0, 1), **states, length=np.full(30, 9))
+    phi = features_at(readings, "last 1", np.arange(20), None)
+    np.testing.assert_allclose(phi, Projection.fit(states["last"][:20, 1].astype(np.float32))(states["last"][:, 1]), rtol=1e-5)
+    assert features_at(readings, "root 0 1", np.arange(20), 5).shape == (30, 5)
 
 
 def test_a_missing_artifact_is_named(tmp_path):
