@@ -23,14 +23,14 @@ def alone():
     return {name: Recipe(**dict.fromkeys([name, *NEEDS.get(name, ())], True)) for name in MENDS}
 
 
-def fit_well_posed(pairs, calibration, seed=0):
-    """Weights [S, p] that solve eq. max-margin on scaled features; the bound is chosen on the pairs `calibration`.
+def fit_well_posed(pairs, calibration, scale=None, seed=0):
+    """Weights [S, p] that solve eq. max-margin on features divided by `scale` [p]; the bound is chosen on the pairs `calibration`.
 
-    Only the scale of the z-scores is used: their shift cancels in a pair.
+    By default the scale is that of z-scores over √p; their shift cancels in a pair.
     """
-    projection = features.Projection.fit(pairs.features[np.unique(pairs.base)])
-    scale = projection.scale * len(projection.scale) ** 0.5
-    scaled = [Pairs((p.features / scale).astype(np.float32), p.expert, p.base) for p in (pairs, calibration)]
+    if scale is None:
+        scale = features.Projection.fit(pairs.features[np.unique(pairs.base)]).scale * pairs.features.shape[1] ** 0.5
+    scaled = [Pairs((found.features / scale).astype(np.float32), found.expert, found.base) for found in (pairs, calibration)]
     return max_margin.fit(scaled[0], **choose("max_margin", scaled[0].first(), scaled[1]), seed=seed) / scale
 
 
@@ -113,7 +113,8 @@ def train(sample, reading, recipe, draws, expert="expert", seed=0, **how):
     if not recipe.well_posed:
         return released.fit(pairs, recipe.reset_gradients, batch=2 if recipe.one_by_one else 1, seed=seed, **how)
     everybody = np.arange(len(sample.rows["calibration"]))[None]
-    return fit_well_posed(pairs, sample.pairs_of(reading, recipe, everybody, "calibration_expert", "calibration"), seed)
+    calibration = sample.pairs_of(reading, recipe, everybody, "calibration_expert", "calibration")
+    return fit_well_posed(pairs, calibration, 1 if recipe.all_tokens else None, seed)  # the book's features are scaled already
 
 
 def judge(weights, sample, reading, recipe, draws, harmless_share, expert="expert"):

@@ -103,9 +103,9 @@ class ReleasedCode(Settings):
     runs: int = Field(200, ge=2, le=1000)
     base_model: Model = "smollm2-135m-instruct"
     layer: int = Field(30, ge=1)
-    texts: int = Field(150, ge=0)
-    held_out: int = Field(200, ge=0)
-    preference_limit: int = Field(100, ge=0)
+    texts: int = Field(120, ge=0)
+    held_out: int = Field(160, ge=0)
+    preference_limit: int = Field(80, ge=0)
     sample_size: int = Field(100, ge=2, multiple_of=2)
     learning_rate: float = Field(1e-4, gt=0, lt=1)
     epochs: int = Field(30, ge=1)
