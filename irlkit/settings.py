@@ -100,7 +100,7 @@ class RewardAccuracy(Fitted):
 
 class ReleasedCode(Settings):
     seeds: int = Field(20, ge=2, le=1000)
-    runs: int = Field(200, ge=2, le=1000)
+    runs: int = Field(100, ge=2, le=1000)
     base_model: Model = "smollm2-135m-instruct"
     layer: int = Field(30, ge=1)
     texts: int = Field(120, ge=0)
