@@ -4,52 +4,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 
-STYLE = {"figure.figsize": (7.0, 3.6), "figure.dpi": 110, "font.size": 11, "axes.spines.top": False,
-         "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3, "legend.frameon": False,
-         "axes.axisbelow": True, "figure.constrained_layout.use": True}
-PALETTE = {"base": "#4477aa", "expert": "#228833", "max_margin_published": "#ee6677", "max_margin": "#aa7700",
-           "max_entropy": "#4477aa", "bradley_terry": "#66ccee", "logistic": "#aa3377",
-           "hinge": "#ccbb44", "feature_matching": "#000000", "null": "#888888", "ceiling": "#228833", "rlhf": "#4477aa",
-           "exact": "#ee6677", "implicit": "#ccbb44"}
-           "exact": "#ee6677", "widest_pair": "#cc3311", "ellipsoid": "#bbbbbb",
-           "random_members": "#4477aa", "other_demonstrations": "#228833"}
-LABELS = {"max_margin_published": "max-margin, as published", "max_margin": "max-margin, well-posed",
-          "max_entropy": "maximum entropy", "bradley_terry": "Bradley–Terry", "logistic": "logistic, unpaired",
-          "hinge": "hinge on pairs", "feature_matching": "feature matching", "people.label_accuracy": "label accuracy (people)",
-          "people.f1": "F1 (people)", "people.calibration_error": "calibration error", "pair_accuracy": "pair accuracy (people)",
-          "pair_accuracy_raw": "pair accuracy, raw text", "auroc": "AUROC (true reward)",
-          "spearman": "Spearman (true reward)", "label_accuracy": "label accuracy", "f1": "F1 (toxic)",
-          "base": "base model", "expert": "RLHF expert", "rlhf": "RLHF expert", "exact": "exact expert, β = 2",
-          "null": "null: no expert at all", "max_entropy_terrain": "maximum entropy, four weights",
-          "max_entropy_cells": "maximum entropy, a weight a cell",
-          "as_sampled_cells": "the same, chance not taken out", "max_margin_terrain": "max-margin, four weights",
-          "reward_model": "trained blocks", "token_head": "token head, chosen by its loss", "worst_token": "token head, worst token",
-          "correlation": "correlation with the true reward", "error": "error of the reward", "exact_state": "of the state, exact",
-          "sampled_state": "of the state, from trajectories", "twin_next_state": "twin, of the next state too",
-          "kl": "KL to base, nats", "implicit": "implicit reward, white-box", "ridge": "fitted to the true reward",
-          "twin_averaged": "twin, next state averaged", "log_policy": "log policy", "projection": "max-margin by projection"}
-          "twin_averaged": "twin, next state averaged", "log_policy": "log policy", "projection": "max-margin by projection",
-          "epic": "EPIC distance", "starc": "STARC distance", "agreement": "pairs ordered alike", "within": "other seeds of the method",
-          "to_true": "the true reward", "tolerance": "tolerance ε, nats a choice",
-          "widest_pair": "widest pair", "ellipsoid": "widest pair, quadratic loss", "random_members": "random rewards of the set",
-          "other_demonstrations": "seeds: other demonstrations"}
-
-
-def use_style(dpi=STYLE["figure.dpi"]):
-    """Set the one style of all figures; fewer dots an inch where a notebook would grow too large."""
-    plt.rcParams.update(STYLE | {"figure.dpi": dpi})
-
-
-def _finished(figure):
-    """Closed for pyplot, so that a notebook shows the figure once: as the value of its cell."""
-    plt.close(figure)
-    return figure
-
-
-def label(name):
-    """What a reader is shown for a name; what follows a comma is kept as it is."""
-    head, comma, rest = str(name).partition(", ")
-    return LABELS.get(head, head.replace("_", " ")) + comma + rest
+from irlkit.style import PALETTE, finished, label
+from irlkit.style import use_style as use_style  # part of what a notebook asks of figures
 
 
 def histogram(rows, value, by, xlabel, bins=40, log=False):
@@ -60,7 +16,7 @@ def histogram(rows, value, by, xlabel, bins=40, log=False):
                   weights=np.full(len(group), 1 / len(group)), log=log)
     axes.set(xlabel=xlabel, ylabel="share of texts")
     axes.legend()
-    return _finished(figure)
+    return finished(figure)
 
 
 def training(rows, columns):
@@ -71,7 +27,7 @@ def training(rows, columns):
         axes.plot(rows.step, rows[column].rolling(4, min_periods=1).mean(), color=PALETTE["expert"], linewidth=2)
         axes.set(xlabel="RLOO step", ylabel=title)
         axes.xaxis.get_major_locator().set_params(integer=True)
-    return _finished(figure)
+    return finished(figure)
 
 
 def learning_curves(rows, metrics, reference=None):
@@ -86,7 +42,7 @@ def learning_curves(rows, metrics, reference=None):
             axes.axhline(reference[metric], color="black", linestyle=":", linewidth=1.2)
         axes.set(xlabel="epoch", ylabel=label(metric))
     panels[0][0].legend(loc="lower right")
-    return _finished(figure)
+    return finished(figure)
 
 
 def seeds(rows, metric, order=None, reference=None):
@@ -100,7 +56,7 @@ def seeds(rows, metric, order=None, reference=None):
         axes.annotate(name, (value, 1.0), xycoords=("data", "axes fraction"), rotation=0, fontsize=9, ha="right", va="bottom")
     axes.set(xlabel=label(metric), ylabel="")
     axes.legend(title="", loc="upper center", bbox_to_anchor=(0.4, -0.2), ncols=3)
-    return _finished(figure)
+    return finished(figure)
 
 
 def places(rows, metric):
@@ -116,7 +72,22 @@ def places(rows, metric):
     handles, names = np.atleast_1d(panels)[0].get_legend_handles_labels()
     np.atleast_1d(panels)[0].get_legend().remove()
     figure.legend(handles, names, loc="outside lower center", ncols=2, fontsize=9, markerscale=1.5)
-    return _finished(figure)
+
+
+def rungs(rows, metrics):
+    """One point a run, a line for each method in the order of the rows, a panel for each metric {name: value of chance or None}."""
+    order = list(rows.method.unique())
+    figure, panels = plt.subplots(1, len(metrics), figsize=(9.0, 0.36 * len(order) + 1.1), sharey=True, squeeze=False)
+    for axes, (metric, chance) in zip(panels[0], metrics.items()):
+        for place, method in enumerate(order):
+            values = rows[(rows.metric == metric) & (rows.method == method)].value
+            axes.scatter(values, place + np.linspace(-0.22, 0.22, len(values)), s=9, alpha=0.6, color=PALETTE["base"])
+            axes.plot([values.median()] * 2, [place - 0.36, place + 0.36], color="black", linewidth=2)
+        if chance is not None:
+            axes.axvline(chance, color="black", linestyle=":", linewidth=1.2)
+        axes.set(xlabel=label(metric), yticks=range(len(order)), yticklabels=[label(name) for name in order])
+    panels[0][0].invert_yaxis()
+    return finished(figure)
 
 
 def heatmap(table, xlabel, ylabel, fmt=".3f"):
@@ -125,7 +96,7 @@ def heatmap(table, xlabel, ylabel, fmt=".3f"):
     sns.heatmap(table, annot=True, fmt=fmt, cmap="viridis", ax=axes, cbar=False, linewidths=0.5)
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.tick_params(axis="y", rotation=0)
-    return _finished(figure)
+    return finished(figure)
 
 
 def seed_epochs(rows, ranges):
@@ -149,7 +120,7 @@ def seed_epochs(rows, ranges):
     panels[-1].set_title("range over seeds", fontsize=10)
     panels[-1].set_xticks(range(len(ranges)), list(ranges), rotation=90, fontsize=9)
     figure.colorbar(image, ax=panels[-1], fraction=0.15, pad=0.03)
-    return _finished(figure)
+    return finished(figure)
 
 
 def distances(rows):
@@ -164,7 +135,7 @@ def distances(rows):
     handles, names = panels[0][0].get_legend_handles_labels()
     panels[0][0].get_legend().remove()
     figure.legend(handles, names, loc="outside lower center", ncols=3, fontsize=9, markerscale=2)
-    return _finished(figure)
+    return finished(figure)
 
 
 def maps(panels, door, policy=None, columns=2):
@@ -181,7 +152,7 @@ def maps(panels, door, policy=None, columns=2):
             axes.quiver(moves[..., 0], moves[..., 1], color="white", scale=size * 1.3, width=0.008, pivot="middle")
         axes.set(title=title, xticks=[], yticks=[])
         axes.grid(False)
-    return _finished(figure)
+    return finished(figure)
 
 
 def scatter(x, y, colour, xlabel, ylabel):
@@ -191,7 +162,7 @@ def scatter(x, y, colour, xlabel, ylabel):
         axes.scatter(x[colour == flag], y[colour == flag], s=8, alpha=0.4, color=shade, label=name)
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.legend(markerscale=2)
-    return _finished(figure)
+    return finished(figure)
 
 
 def null_band(null, recovered, best):
@@ -206,7 +177,7 @@ def null_band(null, recovered, best):
     axes.axvline(best, color="black", linestyle=":", linewidth=1.2)
     axes.set(xlabel=label(null.metric.iloc[0]), ylabel="runs", xlim=(0, 1))
     axes.legend(loc="upper left", fontsize=9)
-    return _finished(figure)
+    return finished(figure)
 
 
 def curves(rows, x, metrics, log=False):
@@ -222,7 +193,7 @@ def curves(rows, x, metrics, log=False):
         axes.set(xlabel=label(x), ylabel=label(metric), xscale="log" if log else "linear")
     handles, names = panels[0][0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=2, fontsize=9)
-    return _finished(figure)
+    return finished(figure)
 
 
 def reliability(tables):
@@ -234,4 +205,4 @@ def reliability(tables):
         axes.scatter(table.confidence, table.accuracy, s=20 + 300 * table.share, color=PALETTE.get(name), label=label(name))
     axes.set(xlabel="how sure: σ(s·|d|)", ylabel="how often right")
     axes.legend(loc="lower right")
-    return _finished(figure)
+    return finished(figure)

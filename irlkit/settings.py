@@ -152,6 +152,20 @@ class NonIdentifiability(Fitted):
     second_beta: float = Field(0.5, gt=0)
 
 
+class ReleasedCode(Settings):
+    seeds: int = Field(20, ge=2, le=1000)
+    runs: int = Field(100, ge=2, le=1000)
+    base_model: Model = "smollm2-135m-instruct"
+    layer: int = Field(30, ge=1)
+    texts: int = Field(120, ge=0)
+    held_out: int = Field(160, ge=0)
+    preference_limit: int = Field(80, ge=0)
+    sample_size: int = Field(100, ge=2, multiple_of=2)
+    learning_rate: float = Field(1e-4, gt=0, lt=1)
+    epochs: int = Field(30, ge=1)
+    harmless_share: float = Field(0.5345, gt=0, lt=1)
+
+
 NOTEBOOKS: dict[str, type[Settings]] = {
     "00-tabular-irl": TabularIRL,
     "01-data-and-true-reward": DataAndReward,
@@ -162,6 +176,7 @@ NOTEBOOKS: dict[str, type[Settings]] = {
     "05b-reading-place": ReadingPlace,
     "05c-which-expert": WhichExpert,
     "06-non-identifiability": NonIdentifiability,
+    "11-released-code": ReleasedCode,
 }
 
 

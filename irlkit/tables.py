@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from irlkit.figures import label
+from irlkit.style import label
 from irlkit.rewards import mask
 
 

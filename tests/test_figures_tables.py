@@ -99,6 +99,18 @@ def test_seeds_are_one_point_each(rows):
     assert "true reward" in [text.get_text() for text in axes.texts]
 
 
+def test_rungs_keep_their_order_and_show_every_run(rows):
+    """A ladder sorted by name or by value would tell another story; a bar at the mean another one still."""
+    chosen = rows[(rows.expert == "rlhf") & (rows.epoch == 3)]
+    first, second = panels(figures.rungs(chosen, {"auroc": 0.5, "f1": None}))
+    assert [text.get_text() for text in first.get_yticklabels()] == ["max-margin, as published", "maximum entropy"]
+    assert first.yaxis_inverted()
+    values = chosen[(chosen.metric == "auroc") & (chosen.method == METHODS[1])].value
+    np.testing.assert_allclose(first.collections[1].get_offsets()[:, 0], values)
+    assert first.lines[1].get_xdata()[0] == values.median()
+    assert len(first.lines) == 3 and len(second.lines) == 2
+
+
 def test_a_heatmap_holds_its_numbers():
     """Colours alone cannot be read."""
     axes, = panels(figures.heatmap(pd.DataFrame([[0.25, 1.5], [2.0, 3.0]], index=["a", "b"]), "x", "y"))
