@@ -186,8 +186,9 @@ def test_published_results_hold_what_the_table_lists():
 
 @pytest.fixture
 def project(tmp_path, monkeypatch) -> Path:
-    """A project folder with one finished run, and a build that is only noted."""
+    """A project folder with one finished run of its notebooks, and a build that is only noted."""
     finished_run(tmp_path / "runs/x")
+    shutil.copytree(tmp_path / "runs/x/notebooks", tmp_path / "notebooks")
     for module in (publish, build):
         monkeypatch.setattr(module, "ROOT", tmp_path)
     monkeypatch.setattr(publish, "RESULTS", tmp_path / "results")
@@ -215,6 +216,21 @@ def test_publishing_twice_changes_nothing(project):
     finished_run(project / "runs/x")   # same content, other random cell ids
     publish.publish("x", NAMES)
     assert before == {path: path.read_bytes() for path in (project / "results").rglob("*") if path.is_file()}
+
+
+def test_prose_is_that_of_the_source_and_code_that_of_the_run(project):
+    """A word mended after the run is published with the run's own outputs; changed code would show outputs it did not make."""
+    name = NAMES[0]
+    first, *rest = nbformat.read(project / f"notebooks/{name}.ipynb", as_version=4).cells
+    more = nbformat.v4.new_markdown_cell("A better word.")
+    write(project / f"notebooks/{name}.ipynb", more, cell(source=rest[0].source, count=None, tags=["hide-input"]), title="# New title")
+    publish.publish("x", [name])
+    published = nbformat.read(project / f"results/notebooks/{name}.ipynb", as_version=4).cells
+    assert [c.source for c in published] == ["# New title", "A better word.", rest[0].source]
+    assert published[2].execution_count == 1 and published[2].metadata.tags == ["hide-input"]
+    write(project / f"notebooks/{name}.ipynb", cell(source="2 + 2"))
+    with pytest.raises(chapters.UserError, match="has other code than the run to be published; run it again"):
+        publish.publish("x", [name])
 
 
 def test_one_chapter_is_published_alone(project):

@@ -1,7 +1,8 @@
 """Copy a finished run to results/: python workflow/publish.py --profile full [--notebook 05].
 
 Notebooks are asked by the gates first, and the book must build from what results/ would hold. What differs between
-two identical runs (times, random names) leaves the notebooks; what matters of it goes to results/manifest.json.
+two identical runs (times, random names) leaves the notebooks; what matters of it goes to results/manifest.json. The
+prose is that of notebooks/ as it is now, so that a word can be mended without a new run; code that was changed cannot.
 """
 
 import argparse
@@ -74,9 +75,24 @@ def copy_chapter(run: Path, results: Path, name: str, profile: str) -> None:
         (results / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(run / path, results / path)
     path = results / f"notebooks/{name}.ipynb"
-    notebook = chapters.read_json(path)
+    notebook = with_prose(chapters.read_json(path), chapters.read_json(ROOT / f"notebooks/{name}.ipynb"), name)
     record(results / "manifest.json", name, facts(run, name, notebook, profile))
     path.write_text(json.dumps(stripped(notebook), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def with_prose(executed: dict, source: dict, name: str) -> dict:
+    """The executed notebook with the prose and captions of its source; UserError if its code is not the source's."""
+    ran = [cell for cell in executed["cells"] if cell["cell_type"] == "code"]
+    injected = [cell for cell in ran if "injected-parameters" in cell["metadata"].get("tags", [])]
+    ran = [cell for cell in ran if cell not in injected]
+    code = [cell for cell in source["cells"] if cell["cell_type"] == "code"]
+    if ["".join(cell["source"]) for cell in ran] != ["".join(cell["source"]) for cell in code]:
+        raise UserError(f"{name}: notebooks/{name}.ipynb has other code than the run to be published; run it again")
+    outputs, cells = iter(ran), []
+    for cell in source["cells"]:
+        cells.append({**next(outputs), "metadata": dict(cell["metadata"])} if cell["cell_type"] == "code" else cell)
+        cells += injected if "parameters" in cell["metadata"].get("tags", []) else []
+    return executed | {"cells": cells}
 
 
 def facts(run: Path, name: str, notebook: dict, profile: str) -> dict:
