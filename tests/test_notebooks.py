@@ -149,7 +149,14 @@ def test_the_summary_has_every_promised_number(smoke_run):
         for key in (f"{expert}.{method}.{metric}" for method in METHODS for metric in METRICS):
             assert {"median", "min", "max", "n_seeds"} <= set(summary[key]), key
             assert summary[key]["min"] <= summary[key]["median"] <= summary[key]["max"] and summary[key]["n_seeds"] == 5
-    assert summary["irl.best"] in METHODS and summary["irl_exact.best"] in METHODS
+    readings = {"token_head", "worst_token", "words", "states_words"}
+    for expert in ("irl", "irl_exact"):
+        assert summary[f"{expert}.best"] in {*METHODS, *readings} and f"{expert}.{summary[f'{expert}.best']}.pair_accuracy" in summary
+        assert {f"{expert}.{name}.{metric}" for name in readings for metric in [*METRICS, "calibration_error", "calibration_loss"]} <= set(summary)
+    assert {f"irl.implicit.{metric}" for metric in METRICS} <= set(summary)
+    for start in ("nonidentifiability.epic.max_entropy", "nonidentifiability.widest.epic", "ablation.released.pair_accuracy",
+                  "ablation.null.label_accuracy", "ablation.best_of_78.", "experts.final.kl", "experts.greedy.auroc", "place.rlhf.paper.range"):
+        assert any(key.startswith(start) for key in summary), start
     assert {"median", "min", "max", "best_of_78"} <= set(summary["null.pair_accuracy"])
     names = ["baseline.length", "baseline.majority", "ceiling.true_reward", "ceiling.same_features",
              "baseline.null_max_entropy", "baseline.null_max_margin_published"]
