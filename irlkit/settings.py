@@ -56,7 +56,7 @@ class DataAndReward(Sampled):
 class Training(Settings):
     """What decides the trained expert; the notebooks that speak of the same expert must be given the same values."""
 
-    steps: int = Field(14, ge=1)
+    steps: int = Field(12, ge=1)
     learning_rate: float = Field(1e-4, gt=0, lt=1)
     kl_weight: float = Field(0.3, ge=0)
     batch: int = Field(64, ge=2)
@@ -129,7 +129,7 @@ class ReadingPlace(Fitted):
 
 
 class WhichExpert(Training, Written):
-    prompt_limit: int = Field(200, ge=0)
+    prompt_limit: int = Field(150, ge=0)
     expert_samples: int = Field(2, ge=1, le=64)
     seeds: int = Field(20, ge=2, le=1000)
     kl_weights: list[Annotated[float, Field(ge=0)]] = []
