@@ -228,6 +228,9 @@ def test_prose_is_that_of_the_source_and_code_that_of_the_run(project):
     published = nbformat.read(project / f"results/notebooks/{name}.ipynb", as_version=4).cells
     assert [c.source for c in published] == ["# New title", "A better word.", rest[0].source]
     assert published[2].execution_count == 1 and published[2].metadata.tags == ["hide-input"]
+    write(project / f"notebooks/{name}.ipynb", cell(source=rest[0].source), title="# Newer title")
+    publish.refresh([name])
+    assert nbformat.read(project / f"results/notebooks/{name}.ipynb", as_version=4).cells[0].source == "# Newer title"
     write(project / f"notebooks/{name}.ipynb", cell(source="2 + 2"))
     with pytest.raises(chapters.UserError, match="has other code than the run to be published; run it again"):
         publish.publish("x", [name])

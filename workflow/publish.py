@@ -27,15 +27,24 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--profile", default="full", help="publish runs/PROFILE")
     parser.add_argument("--notebook", help="one chapter alone, by its number")
+    parser.add_argument("--prose", action="store_true", help="only bring the prose of results/ up to date, without any run")
     asked = parser.parse_args(arguments)
     try:
         names = [chapters.find(asked.notebook)] if asked.notebook else list(chapters.CHAPTERS)
-        publish(asked.profile, names)
+        refresh(names) if asked.prose else publish(asked.profile, names)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"results/ now holds {', '.join(names)} of runs/{asked.profile}")
+    print(f"results/ now holds {'the prose of ' if asked.prose else ''}{', '.join(names)}{'' if asked.prose else f' of runs/{asked.profile}'}")
     return 0
+
+
+def refresh(names: list[str]) -> None:
+    """Give the published notebooks `names` the prose of their sources; UserError for one whose code has changed since."""
+    fresh = {name: with_prose(*(chapters.read_json(folder / f"{name}.ipynb") for folder in (RESULTS / "notebooks", ROOT / "notebooks")), name)
+             for name in names}
+    for name, notebook in fresh.items():
+        write_notebook(RESULTS / f"notebooks/{name}.ipynb", stripped(notebook))
 
 
 def publish(profile: str, names: list[str]) -> None:
@@ -77,7 +86,11 @@ def copy_chapter(run: Path, results: Path, name: str, profile: str) -> None:
     path = results / f"notebooks/{name}.ipynb"
     notebook = with_prose(chapters.read_json(path), chapters.read_json(ROOT / f"notebooks/{name}.ipynb"), name)
     record(results / "manifest.json", name, facts(run, name, notebook, profile))
-    path.write_text(json.dumps(stripped(notebook), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_notebook(path, stripped(notebook))
+
+
+def write_notebook(path: Path, notebook: dict) -> None:
+    path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def with_prose(executed: dict, source: dict, name: str) -> dict:
