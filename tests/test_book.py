@@ -1,5 +1,7 @@
 """The book: its gates, its pages, its numbers, and that the published results build."""
 
+import base64
+import io
 import json
 import re
 import shutil
@@ -7,8 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import nbformat
+import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "workflow"), str(ROOT / "book/ext")]
@@ -234,6 +239,21 @@ def test_prose_is_that_of_the_source_and_code_that_of_the_run(project):
     write(project / f"notebooks/{name}.ipynb", cell(source="2 + 2"))
     with pytest.raises(chapters.UserError, match="has other code than the run to be published; run it again"):
         publish.publish("x", [name])
+
+
+def test_published_pictures_are_small_and_look_the_same():
+    """A figure of 256 colours must not turn another colour, and publishing twice must not change it again."""
+    figure, axes = plt.subplots()
+    axes.imshow(np.linspace(0, 1, 400).reshape(20, 20), cmap="viridis")
+    axes.set_title("a title")
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png")
+    plt.close(figure)
+    before = base64.b64encode(drawn.getvalue()).decode()
+    after = publish.with_few_colours(before)
+    assert len(after) < len(before) / 1.5 and publish.with_few_colours(after) == after
+    one, other = (np.asarray(Image.open(io.BytesIO(base64.b64decode(text))).convert("RGB")).astype(int) for text in (before, after))
+    assert one.shape == other.shape and np.abs(one - other).max() < 40 and np.abs(one - other).mean() < 2
 
 
 def test_one_chapter_is_published_alone(project):
