@@ -53,9 +53,9 @@ class Reader:
         return self.projection(readings.pooled(self.layers, self.pooling))
 
 
-def fewer(bench, samples, preferences):
-    """A Bench with less to score: the first `samples` base completions of each prompt, and the first `preferences` pairs (0: all)."""
-    rows = np.flatnonzero((bench.table.source == "base") & (bench.table["sample"] < samples))
+def fewer(bench, samples, preferences, prompts=0):
+    """A Bench with less to score: `samples` base completions of each of the first `prompts`, the first `preferences` pairs (0: all)."""
+    rows = np.flatnonzero((bench.table.source == "base") & (bench.table["sample"] < samples) & (bench.table.prompt < (prompts or np.inf)))
     table, pairs = bench.table.iloc[rows].reset_index(drop=True), bench.pairs[: preferences or None]
     sides = {name: getattr(bench, name)[: len(pairs)] for name in ("neutral", "toxic", "raw")}
     return replace(bench, table=table, features=bench.features[rows], true_reward=bench.true_reward[rows], pairs=pairs,

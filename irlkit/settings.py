@@ -133,7 +133,7 @@ class WhichExpert(Training, Written):
     expert_samples: int = Field(2, ge=1, le=64)
     seeds: int = Field(20, ge=2, le=1000)
     kl_weights: list[Annotated[float, Field(ge=0)]] = []
-    judge_samples: int = Field(2, ge=2)
+    judge_prompts: int = Field(300, ge=0)
     preference_limit: int = Field(100, ge=0)
 
 
