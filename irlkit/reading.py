@@ -11,7 +11,7 @@ from irlkit import demonstrations, evaluation, features
 from irlkit.irl import choose, max_entropy
 from irlkit.words import side_by_side
 
-PENALTIES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
+PENALTIES = (1e-4, 3e-4, 1e-3, 3e-3)
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Texts:
     def ceiling(self, phi):
         """Weights [1, p] of the best linear reward on features phi [n, p]: ridge regression on the true reward of training completions."""
         rows = evaluation.base_rows(self.table, "train")
-        ridge = RidgeCV(np.logspace(-3, 3, 13)).fit(phi[self.place["own"][rows]], self.true_reward[rows])
+        ridge = RidgeCV(np.logspace(-3, 3, 7)).fit(phi[self.place["own"][rows]], self.true_reward[rows])
         return ridge.coef_[None].astype(np.float32)
 
 

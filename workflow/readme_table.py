@@ -15,8 +15,6 @@ METHODS = {
     "logistic": "logistic, unpaired",
     "bradley_terry": "Bradley–Terry",
     "max_entropy": "maximum entropy",
-    "token_head": "token head, its pooling chosen by calibration",
-    "worst_token": "token head, the worst token decides",
 }
 EXPERTS = {"irl": "RLHF expert", "irl_exact": "exact expert"}
 
