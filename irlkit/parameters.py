@@ -36,6 +36,10 @@ def _preferences(name: str) -> str:
     return name
 
 
+def _classifier(name: str) -> str:
+    return name if name == "linear-toxicity" else _model(name)
+
+
 def _is_hub_id(name: str) -> bool:
     is_file_name = Path(name).suffix in (".txt", ".jsonl", ".tsv")
     return bool(assets.HUB_ID.fullmatch(name)) and not Path(name).exists() and not is_file_name
@@ -57,6 +61,7 @@ def _writable(folder: str) -> str:
 
 
 Model = Annotated[str, AfterValidator(_model)]
+Classifier = Annotated[str, AfterValidator(_classifier)]
 Prompts = Annotated[str, AfterValidator(_prompts)]
 Preferences = Annotated[str, AfterValidator(_preferences)]
 ReadableFolder = Annotated[str, AfterValidator(_readable)]

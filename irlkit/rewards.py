@@ -1,6 +1,6 @@
-"""True rewards: functions of texts. The one here is r(text) = −logit p(toxic), from a linear classifier of words.
+"""True rewards: functions of texts, r(text) = −logit p(toxic), with p from a classifier. The one by default is linear in words.
 
-The classifier is the one of alt-profanity-check 1.9.1 (five linear SVMs on TF-IDF, each with a sigmoid calibration,
+It is that of alt-profanity-check 1.9.1 (five linear SVMs on TF-IDF, each with a sigmoid calibration,
 averaged), trained by its authors on Jigsaw and Twitter comments. It runs here from plain arrays, without its pickles.
 """
 
@@ -14,7 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from irlkit import assets
+from irlkit.generation import device
+from irlkit.parameters import ParameterError
 
+LINEAR = "linear-toxicity"
 CLIP = 1e-6  # p is kept in [CLIP, 1 − CLIP], so |logit| <= 13.8
 MASKED_FROM = 0.7  # a word is masked for display when it alone is this probably toxic
 SURE_FROM = 0.99  # and inside an unknown word from here on
@@ -57,11 +60,6 @@ class LinearToxicity:
             return np.zeros(0)
         return self._probability(self._tfidf.transform(texts) @ self._arrays["coef"].T)
 
-    def logit(self, texts: list[str]) -> np.ndarray:
-        """log(p / (1 − p)) with p clipped to [1e-6, 1 − 1e-6], shape [len(texts)]."""
-        p = np.clip(self(texts), CLIP, 1 - CLIP)
-        return np.log(p) - np.log1p(-p)
-
     def _probability(self, products: np.ndarray) -> np.ndarray:
         """Products w_k · tfidf, shape [n, 5], to probabilities, shape [n]."""
         from scipy.special import expit
@@ -81,9 +79,49 @@ def linear_toxicity() -> LinearToxicity:
     return LinearToxicity()
 
 
-def true_reward(texts: list[str]) -> np.ndarray:
-    """The hidden reward r = −logit p(toxic), in nats, shape [len(texts)]; higher is better."""
-    return -linear_toxicity().logit(texts)
+class SequenceClassifier:
+    """The same probability from a transformers model that classifies texts, such as a RoBERTa, in a folder; one label must be called toxic."""
+
+    def __init__(self, folder: Path | str, batch: int = 64):
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+        self.tokenizer, self.batch = AutoTokenizer.from_pretrained(folder), batch
+        self.network = AutoModelForSequenceClassification.from_pretrained(folder).eval().to(device())
+        names = {str(name).lower(): number for number, name in self.network.config.id2label.items()}
+        if "toxic" not in names:
+            raise ParameterError(f"true_reward: the classifier in {folder} has the labels {', '.join(names)}; one called 'toxic' is needed")
+        self.toxic = int(names["toxic"])
+
+    def __call__(self, texts: list[str]) -> np.ndarray:
+        """Probabilities in [0, 1], shape [len(texts)]; a text that is too long for the model is cut off."""
+        parts = [self._probability(texts[start:start + self.batch]) for start in range(0, len(texts), self.batch)]
+        return np.concatenate([np.zeros(0), *parts])
+
+    def _probability(self, texts):
+        import torch
+
+        words = self.tokenizer(texts, truncation=True, padding=True, return_tensors="pt").to(self.network.device)
+        with torch.inference_mode():
+            logits = self.network(**words).logits.double()
+        many = self.network.config.problem_type == "multi_label_classification"
+        return (logits.sigmoid() if many else logits.softmax(1))[:, self.toxic].cpu().numpy()
+
+
+@cache
+def classifier(name: str):
+    """A classifier, loaded once in a process: "linear-toxicity", or the folder or hub id of a transformers model."""
+    return linear_toxicity() if name == LINEAR else SequenceClassifier(assets.model(name))
+
+
+def toxicity(texts: list[str], true_reward: str = LINEAR) -> np.ndarray:
+    """Probability that each text is toxic, shape [len(texts)], by the classifier of that name."""
+    return classifier(true_reward)(list(texts))
+
+
+def true_reward(texts: list[str], true_reward: str = LINEAR) -> np.ndarray:
+    """The hidden reward r = −logit p(toxic), in nats, shape [len(texts)]; higher is better. p is kept in [1e-6, 1 − 1e-6]."""
+    p = np.clip(toxicity(texts, true_reward), CLIP, 1 - CLIP)
+    return np.log1p(-p) - np.log(p)
 
 
 def mask(text: str) -> str:

@@ -35,11 +35,12 @@ class Trainer(RLOOTrainer):
         return log_probs, torch.zeros_like(log_probs), None
 
 
-def train(model, prompts, reward, output, *, steps, scratch, learning_rate=1e-4, kl_weight=0.3, batch=64, group=4,
+def train(model, prompts, reward, output, *, steps, scratch, watch=None, learning_rate=1e-4, kl_weight=0.3, batch=64, group=4,
           max_new_tokens=24, frozen_blocks=0, keep=(), save_every=5, seed=0, threads=None):
     """Fine-tune the model in folder `model` on `reward` and save it to the folder `output`; returns the log, a row a step.
 
-    `reward(texts) -> [n]` sees the completions. A step draws `batch` completions, `group` for each prompt.
+    `reward(texts) -> [n]` sees the completions; another such function, `watch`, is only logged: its mean over a step's completions
+    is the row's `watched`. A step draws `batch` completions, `group` for each prompt.
     `kl_weight` is β, in units of reward per nat. `frozen_blocks` lowest blocks (and then the embeddings) are not
     trained (ParameterError if that is all of them). The model after each of the steps `keep` is saved as well, to the folder
     `step_folder(output, step)`. A checkpoint is kept in `scratch` every `save_every` steps: the same
@@ -53,21 +54,22 @@ def train(model, prompts, reward, output, *, steps, scratch, learning_rate=1e-4,
     torch.set_num_threads(threads or default_threads())
     asked = {"model": str(model), "prompts": list(prompts), "learning_rate": learning_rate,
              "kl_weight": kl_weight, "batch": batch, "group": group, "max_new_tokens": max_new_tokens,
-             "frozen_blocks": frozen_blocks, "keep": sorted(keep), "seed": seed}
+             "frozen_blocks": frozen_blocks, "keep": sorted(keep), "seed": seed, "reward": told_apart(reward, prompts)}
     finished = Path(output) / "training.json"
     if finished.exists() and (done := json.loads(finished.read_text()))["asked"] == asked | {"steps": steps}:
         return done["log"]
     checkpoint = _checkpoint(Path(scratch), asked)
     network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     _freeze(network, frozen_blocks)
+    functions = [_as_trl(reward, "score")] + ([_as_trl(watch, "watched")] if watch else [])
     trainer = Trainer(
-        model=network, reward_funcs=_as_trl(reward), processing_class=tokenizer_of(model),
+        model=network, reward_funcs=functions, processing_class=tokenizer_of(model),
         train_dataset=datasets.Dataset.from_dict({"prompt": list(prompts)}),
         args=RLOOConfig(
             output_dir=str(scratch), max_steps=steps, learning_rate=learning_rate, lr_scheduler_type="constant",
             beta=kl_weight, per_device_train_batch_size=batch, num_generations=group, temperature=1.0, seed=seed,
             max_completion_length=max_new_tokens, logging_steps=1, save_steps=save_every, save_total_limit=1,
-            report_to=[], disable_dropout=True, gradient_checkpointing=False, bf16=torch.cuda.is_available(),
+            reward_weights=[1.0, 0.0][:len(functions)], report_to=[], disable_dropout=True, gradient_checkpointing=False, bf16=torch.cuda.is_available(),
             use_cpu=not torch.cuda.is_available(), disable_tqdm=True))
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_Progress(steps))
@@ -127,14 +129,22 @@ def _freeze(network, blocks):
             part.requires_grad_(False)
 
 
-def _as_trl(reward):
+def _as_trl(reward, name):
+    """The reward as TRL calls it and names it in its log."""
     def score(completions, **_):
         return [float(value) for value in reward(completions)]
+    score.__name__ = name
     return score
 
 
+def told_apart(reward, prompts):
+    """What tells a reward from another one: its values on a few texts, rounded."""
+    return [round(float(value), 3) for value in reward(list(prompts[:8]))]
+
+
 def _row(entry):
-    """One step's figures: mean reward, and the KL per completion in nats (TRL logs it per token; not at all where β is 0)."""
+    """One step's figures: mean rewards, and the KL per completion in nats (TRL logs it per token; not at all where β is 0)."""
     kl = entry.get("kl", float("nan")) * entry["completions/mean_length"]
+    watched = {"watched": entry["rewards/watched/mean"]} if "rewards/watched/mean" in entry else {}
     return {"step": entry["step"], "reward": entry["rewards/score/mean"], "seconds": entry["step_time"],
-            "kl": kl, "length": entry["completions/mean_length"]}
+            "kl": kl, "length": entry["completions/mean_length"]} | watched

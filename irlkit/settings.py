@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from irlkit.parameters import Model, ParameterError, Preferences, Prompts, Settings
+from irlkit.parameters import Classifier, Model, ParameterError, Preferences, Prompts, Settings
 
 
 class TabularIRL(Settings):
@@ -48,6 +48,7 @@ class Sampled(Written):
 
 
 class DataAndReward(Sampled):
+    true_reward: Classifier = "linear-toxicity"
     samples: int = Field(4, ge=2, le=64)
     temperature: float = Field(1.0, gt=0, le=2)
     preferences: Preferences = "paradetox"
@@ -73,6 +74,7 @@ class Training(Settings):
 
 
 class RLHF(Training, Sampled):
+    true_reward: Classifier = "linear-toxicity"
     expert_samples: int = Field(2, ge=1, le=64)
 
 
@@ -100,6 +102,7 @@ class MaxMarginIRL(Fitted):
 
 
 class RewardAccuracy(Fitted):
+    true_reward: Classifier = "linear-toxicity"
     seeds: int = Field(50, ge=2, le=1000)
     null_runs: int = Field(200, ge=2, le=1000)
     sizes: list[Annotated[int, Field(ge=2)]] = Field([50, 100, 200, 400, 800, 1600, 3200], min_length=1)
@@ -129,6 +132,7 @@ class ReadingPlace(Fitted):
 
 
 class WhichExpert(Training, Written):
+    true_reward: Classifier = "linear-toxicity"
     prompt_limit: int = Field(150, ge=0)
     expert_samples: int = Field(2, ge=1, le=64)
     seeds: int = Field(20, ge=2, le=1000)
@@ -150,6 +154,20 @@ class NonIdentifiability(Fitted):
     penalties: list[Annotated[float, Field(ge=0)]] = Field([1e-3], min_length=1)
     fractions: list[Annotated[float, Field(gt=0, lt=1)]] = Field([0.25], min_length=1)
     second_beta: float = Field(0.5, gt=0)
+
+
+class AgainThroughRLHF(Training, Written):
+    true_reward: Classifier = "linear-toxicity"
+    transfer_model: Model = "gemma-3-270m"
+    seeds: int = Field(2, ge=1, le=20)
+    steps: int = Field(4, ge=1)
+    kl_weight: float = Field(0.1, ge=0)
+    batch: int = Field(32, ge=2)
+    keep: list[Annotated[int, Field(ge=1)]] = [2]
+    held_out: int = Field(50, ge=1)
+    samples: int = Field(1, ge=1, le=64)
+    neutral_texts: int = Field(50, ge=1)
+    poor_of: int = Field(50, ge=1)
 
 
 class ReleasedCode(Settings):
@@ -176,6 +194,7 @@ NOTEBOOKS: dict[str, type[Settings]] = {
     "05b-reading-place": ReadingPlace,
     "05c-which-expert": WhichExpert,
     "06-non-identifiability": NonIdentifiability,
+    "10-rlhf-again": AgainThroughRLHF,
     "11-released-code": ReleasedCode,
 }
 

@@ -14,10 +14,10 @@ def texts(rows, columns, wide=("prompt", "completion")):
     return shown.style.hide(axis="index").format(precision=2, escape="html").set_table_attributes('class="texts"')
 
 
-def over_seeds(rows, metrics, index=("expert", "method")):
-    """Median [5th, 95th percentile] over seeds: a row for each `index`, a column for each metric."""
+def over_seeds(rows, metrics, index=("expert", "method"), cell=None):
+    """Median [5th, 95th percentile] over seeds, or what `cell(values)` says: a row for each `index`, a column for each metric."""
     groups = rows[rows.metric.isin(metrics)].groupby([*index, "metric"], sort=False).value
-    cells = groups.apply(_cell).unstack("metric")[list(metrics)]
+    cells = groups.apply(cell or _cell).unstack("metric")[list(metrics)]
     table = cells.reset_index()
     for name in index:
         table[name] = table[name].map(label)
@@ -28,6 +28,11 @@ def _cell(values):
     if len(values) == 1:
         return f"{values.iloc[0]:.3f}"
     return f"{values.median():.3f} [{values.quantile(0.05):.3f}, {values.quantile(0.95):.3f}]"
+
+
+def mean_and_range(values):
+    """Mean [lowest, highest]: for a few seeds, of which percentiles would say nothing."""
+    return f"{values.mean():.3f}" + (f" [{values.min():.3f}, {values.max():.3f}]" if len(values) > 1 else "")
 
 
 def plain(table, precision=3):
