@@ -36,6 +36,20 @@ def tokenizer_of(model):
     return tokenizer
 
 
+def in_chat(model, prompts):
+    """The prompts as a user's turn of a chat, put by the chat template of the model in folder `model`; what comes next is the answer.
+
+    Raises ParameterError where its tokenizer has no template.
+    """
+    tokenizer = tokenizer_of(model)
+    if not tokenizer.chat_template:
+        raise ParameterError(f"chat: the tokenizer of {model} has no chat template; use chat=False, or another model")
+    turns = [[{"role": "user", "content": prompt}] for prompt in prompts]
+    texts = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    starts_itself = tokenizer.bos_token_id is not None and tokenizer("a").input_ids[0] == tokenizer.bos_token_id
+    return [text.removeprefix(tokenizer.bos_token) if starts_itself else text for text in texts]
+
+
 def sample(model, prompts, *, samples=1, max_new_tokens=24, temperature=1.0, seed=0, engine="ctranslate2",
            precision="float32", threads=None, chunk=64, finished=None, description="sampling"):
     """Draw `samples` completions of each prompt from the model in folder `model`.

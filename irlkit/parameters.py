@@ -61,6 +61,7 @@ def _writable(folder: str) -> str:
 
 
 Model = Annotated[str, AfterValidator(_model)]
+ModelOrNone = Annotated[str, AfterValidator(lambda name: name and _model(name))]
 Classifier = Annotated[str, AfterValidator(_classifier)]
 Prompts = Annotated[str, AfterValidator(_prompts)]
 Preferences = Annotated[str, AfterValidator(_preferences)]
@@ -93,9 +94,10 @@ class Settings(BaseModel):
     def from_notebook(cls, namespace: dict[str, Any]) -> Self:
         """Settings from a notebook's ``globals()``, in the first cell after its parameters.
 
-        Running that cell again, when names of later cells are there too, looks at the known names only.
+        Running that cell again, when names of later cells are there too, looks at the known names only; where a later cell
+        made a folder of a model's name, the folder is taken.
         """
-        values = {name: value for name, value in namespace.items() if _is_parameter(name, value)}
+        values = {name: str(value) if isinstance(value, Path) else value for name, value in namespace.items() if _is_parameter(name, value)}
         if any(isinstance(value, cls) for value in namespace.values()):
             values = {name: value for name, value in values.items() if name in cls.model_fields}
         return cls.checked(values)

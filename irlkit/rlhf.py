@@ -20,6 +20,9 @@ from irlkit.parameters import ParameterError
 from irlkit.progress import bar
 
 
+LOGGED = ("step", "reward", "seconds", "kl", "length")
+
+
 class Trainer(RLOOTrainer):
     """TRL's trainer with log probabilities of the completion's tokens alone.
 

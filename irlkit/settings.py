@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from irlkit.parameters import Classifier, Model, ParameterError, Preferences, Prompts, Settings
+from irlkit.parameters import Classifier, Model, ModelOrNone, ParameterError, Preferences, Prompts, Settings
 
 
 class TabularIRL(Settings):
@@ -48,6 +48,7 @@ class Sampled(Written):
 
 
 class DataAndReward(Sampled):
+    chat: bool = False
     true_reward: Classifier = "linear-toxicity"
     samples: int = Field(4, ge=2, le=64)
     temperature: float = Field(1.0, gt=0, le=2)
@@ -74,6 +75,8 @@ class Training(Settings):
 
 
 class RLHF(Training, Sampled):
+    chat: bool = False
+    expert_model: ModelOrNone = ""
     true_reward: Classifier = "linear-toxicity"
     expert_samples: int = Field(2, ge=1, le=64)
 
