@@ -75,7 +75,7 @@ def train(model, prompts, reward, output, *, steps, scratch, watch=None, learnin
             reward_weights=[1.0, 0.0][:len(functions)], report_to=[], disable_dropout=True, gradient_checkpointing=False, bf16=torch.cuda.is_available(),
             use_cpu=not torch.cuda.is_available(), disable_tqdm=True))
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(_Progress(steps))
+    trainer.add_callback(Progress())
     trainer.add_callback(_Keep(trainer, keep, output))
     trainer.train(resume_from_checkpoint=checkpoint)
     log = [_row(entry) for entry in trainer.state.log_history if "reward" in entry]
@@ -84,11 +84,15 @@ def train(model, prompts, reward, output, *, steps, scratch, watch=None, learnin
     return log
 
 
-class _Progress(TrainerCallback):
+class Progress(TrainerCallback):
     """One bar over the steps, begun where a resumed run goes on."""
 
-    def __init__(self, steps):
-        self.bar = bar(total=steps, description="RLHF", unit="step")
+    def __init__(self, description="RLHF"):
+        self.description = description
+
+    def on_train_begin(self, args, state, control, **_):
+        self.bar = bar(total=state.max_steps, description=self.description, unit="step")
+        self.bar.update(state.global_step)
 
     def on_step_end(self, args, state, control, **_):
         self.bar.update(state.global_step - self.bar.n)

@@ -92,14 +92,22 @@ class Killed(Exception):
     """Stands for a kill in the middle of a run."""
 
 
-def killed_at(call):
+def noted(calls):
+    """The plain reward, which notes the completions of each step; prompts are what it is told apart by."""
+    def reward(texts):
+        calls.extend([texts] if list(texts) != PROMPTS[:8] else [])
+        return plain(texts)
+    return reward
+
+
+def killed_at(step):
     calls = []
 
     def reward(texts):
-        calls.append(texts)
-        if len(calls) == call:
+        values = noted(calls)(texts)
+        if len(calls) == step:
             raise Killed
-        return plain(texts)
+        return values
     return reward
 
 
@@ -114,7 +122,7 @@ def test_an_interrupted_run_ends_as_one_that_was_not(llama, tmp_path):
         learn(llama, tmp_path / "cut", killed_at(4), steps=5, save_every=2)
     assert not (tmp_path / "cut" / "expert").exists(), "nothing unfinished where the finished expert belongs"
     seen = []
-    resumed = learn(llama, tmp_path / "cut", lambda texts: seen.append(texts) or plain(texts), steps=5, save_every=2)
+    resumed = learn(llama, tmp_path / "cut", noted(seen), steps=5, save_every=2)
     assert len(seen) == 3, "steps 3 to 5 alone"
     assert same(resumed[1], weights)
     assert [{**row, "seconds": 0} for row in resumed[0]] == [{**row, "seconds": 0} for row in log]
@@ -126,7 +134,7 @@ def test_a_finished_run_is_not_run_again_and_a_longer_one_goes_on(llama, tmp_pat
     again = learn(llama, tmp_path, killed_at(1), steps=2, save_every=2)
     assert again[0] == first[0] and same(again[1], first[1])
     seen = []
-    longer, weights = learn(llama, tmp_path, lambda texts: seen.append(texts) or plain(texts), steps=4, save_every=2)
+    longer, weights = learn(llama, tmp_path, noted(seen), steps=4, save_every=2)
     assert len(seen) == 2 and [row["step"] for row in longer] == [1, 2, 3, 4]
     assert same(weights, learn(llama, tmp_path / "straight", steps=4, save_every=2)[1])
 
@@ -139,6 +147,12 @@ def test_other_parameters_begin_anew(llama, two_steps, tmp_path, change):
     log, weights = learn(llama, tmp_path, steps=2, **change)
     assert [row["step"] for row in log] == [1, 2]
     assert not same(weights, two_steps[1])
+
+
+def test_another_reward_begins_anew(llama, tmp_path):
+    """An expert of an older reward would pass for that of a new one."""
+    first = learn(llama, tmp_path, steps=2)[1]
+    assert not same(learn(llama, tmp_path, lambda texts: [len(text) for text in texts], steps=2)[1], first)
 
 
 def test_the_same_parameters_give_the_same_expert(llama, two_steps, tmp_path):
