@@ -9,19 +9,23 @@ from irlkit import generation, ladder
 from irlkit.parameters import ParameterError
 
 
+def drawn(llama, seed):
+    prompts = PROMPTS * 12
+    found = generation.sample(llama, prompts, samples=4, max_new_tokens=10, engine="transformers", seed=seed).to_pandas()
+    return [prompts[i] for i in found.prompt], list(found.tokens)
+
+
 @pytest.fixture(scope="module")
 def samples(llama):
-    prompts = PROMPTS * 12
-    drawn = generation.sample(llama, prompts, samples=4, max_new_tokens=10, engine="transformers").to_pandas()
-    return [prompts[i] for i in drawn.prompt], list(drawn.tokens)
+    return drawn(llama, 0)
 
 
 def test_fitting_again_mends_what_the_cut_broke(llama, samples, tmp_path):
     broken = tmp_path / "cut"
     ladder.shortened(llama, 1).save_pretrained(broken)
     tokenizer(pad=True).save_pretrained(broken)
-    fitted = ladder.rung(llama, 1, *samples, tmp_path / "one", epochs=10, learning_rate=1e-2, trained_blocks=1, threads=1)
-    whole, without, mended = (ladder.loss(model, *samples, engine="transformers") for model in (llama, broken, fitted))
+    fitted = ladder.rung(llama, 1, *samples, tmp_path / "one", epochs=3, learning_rate=3e-3, trained_blocks=1, threads=1)
+    whole, without, mended = (ladder.loss(model, *drawn(llama, 1), engine="transformers") for model in (llama, broken, fitted))
     assert whole < mended < without - 0.2 * (without - whole)
 
 
