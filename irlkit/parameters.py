@@ -115,6 +115,16 @@ def _sentence(error: dict[str, Any]) -> str:
     return f"parameter {where!r} = {error['input']!r}: {message}" if error["loc"] else message
 
 
+def check_vocabulary(sequences: list[list[int]], size: int, tokenizer, model) -> None:
+    """Refuse ids of the tokenizer that a model with a vocabulary of ``size`` does not have; a larger vocabulary is no obstacle."""
+    largest = max((max(ids) for ids in sequences if ids), default=-1)
+    if largest >= size:
+        raise ParameterError(
+            f"base_model: the tokenizer of {model} gives token {largest} ({tokenizer.convert_ids_to_tokens(largest)!r}), but the model's vocabulary "
+            f"ends at {size - 1}: these two do not belong together"
+        )
+
+
 def check_context(prompts: list[str], tokenizer, context: int, new_tokens: int) -> None:
     """Refuse prompts that leave no room for ``new_tokens`` in the model's context; all lengths in tokens."""
     room = context - new_tokens
