@@ -101,7 +101,8 @@ def optimise(model, prompts, rewards, output, scratch, *, steps, learning_rate, 
             reward_weights=[1.0, 0.0][:len(rewards)], report_to=[], disable_dropout=True, gradient_checkpointing=False, bf16=has_bfloat16(),
             use_cpu=not torch.cuda.is_available(), disable_tqdm=True))
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(Progress())
+    if trainer.is_world_process_zero():
+        trainer.add_callback(Progress())
     trainer.add_callback(_Keep(trainer, keep, output))
     with in_memory(part, "RLHF"):
         trainer.train(resume_from_checkpoint=checkpoint)

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from irlkit.parameters import Classifier, Model, ModelOrNone, ParameterError, Preferences, Prompts, Settings
+from irlkit.parameters import Classifier, Model, ModelOrNone, ParameterError, Preferences, Prompts, PromptsOrNone, Settings
 
 
 class TabularIRL(Settings):
@@ -168,6 +168,7 @@ class AgainThroughRLHF(Training, Written):
     batch: int = Field(32, ge=2)
     keep: list[Annotated[int, Field(ge=1)]] = [2]
     held_out: int = Field(50, ge=1)
+    second_source: PromptsOrNone = ""
     samples: int = Field(1, ge=1, le=64)
     neutral_texts: int = Field(50, ge=1)
     poor_of: int = Field(50, ge=1)
@@ -187,6 +188,25 @@ class ReleasedCode(Settings):
     harmless_share: float = Field(0.5345, gt=0, lt=1)
 
 
+Size = Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=4, max_length=4)]
+
+
+class PaperScale(Settings):
+    pythia_70m: Size = [6, 512, 2048, 50304]
+    pythia_410m: Size = [24, 1024, 4096, 50304]
+    roberta_base: Size = [12, 768, 3072, 50265]
+    prompts: int = Field(2000, ge=1)
+    pairs: int = Field(19744, ge=1)
+    prompt_tokens: int = Field(60, ge=1)
+    sentence_tokens: int = Field(15, ge=1)
+    bfloat16: float = Field(312e12, gt=0)
+    float32: float = Field(19.5e12, gt=0)
+    bandwidth: float = Field(1.555e12, gt=0)
+    memory: float = Field(40.0, gt=0)
+    utilisation: float = Field(0.3, gt=0, le=1)
+    wait: float = Field(0.001, ge=0)
+
+
 NOTEBOOKS: dict[str, type[Settings]] = {
     "00-tabular-irl": TabularIRL,
     "01-data-and-true-reward": DataAndReward,
@@ -199,6 +219,7 @@ NOTEBOOKS: dict[str, type[Settings]] = {
     "06-non-identifiability": NonIdentifiability,
     "10-rlhf-again": AgainThroughRLHF,
     "11-released-code": ReleasedCode,
+    "14-paper-scale": PaperScale,
 }
 
 

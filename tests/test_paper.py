@@ -1,0 +1,154 @@
+"""The paper's profiles: every notebook, with the values of paper.yaml, on tiny models and data that are built like the paper's."""
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+import torch
+import yaml
+from conftest import TEXTS, saved, tokenizer
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, RobertaConfig, RobertaForSequenceClassification
+
+from irlkit import records
+
+ROOT = Path(__file__).resolve().parents[1]
+CHAPTERS = yaml.safe_load((ROOT / "workflow/chapters.yaml").read_text(encoding="utf-8"))["chapters"]
+
+# All that differs from profiles/paper.yaml, beside the hub ids: fewer and shorter. Layers, blocks and the rest are the profile's.
+SHORT = {"max_new_tokens": 6}
+TRAINING = {"steps": 2, "keep": [1], "learning_rate": 1e-3}
+FEW = {"seeds": 3, "sample_size": 10}
+SMALLER = {
+    "00-tabular-irl": {"seeds": 2, "size": 4, "demonstrations": [10]},
+    "01-data-and-true-reward": SHORT,
+    "02-rlhf": {**SHORT, **TRAINING, "expert_samples": 2},
+    "03-demonstrations": {**SHORT, "dimension": 16},
+    "04-max-margin-irl": {**FEW, "epochs": 3},
+    "05-reward-accuracy": {**FEW, "null_runs": 3, "sizes": [10], "noise": [0.4], "resamples": 20},
+    "05b-reading-place": {**FEW, "layers": [0, 6], "model_seeds": 2, "model_epochs": 1, "head_layers": [2], "units": 4, "epochs": 1, "preference_limit": 20},
+    "05c-which-expert": {**SHORT, **TRAINING, "seeds": 3},
+    "06-non-identifiability": {**FEW, "epochs": 3, "sizes": [10], "tolerances": [0.03], "penalties": [0.01], "fractions": [0.5], "penalty": 0.001,
+                               "members": 3, "iterations": 2, "resamples": 20},
+    "10-rlhf-again": {**SHORT, **TRAINING, "seeds": 1, "held_out": 5, "neutral_texts": 5, "poor_of": 3},
+    "11-released-code": {"seeds": 3, "runs": 5, "texts": 20, "held_out": 20, "preference_limit": 10, "sample_size": 10, "epochs": 2},
+}
+
+
+def neox(folder, blocks, seed):
+    """A GPT-NeoX of width 16, its vocabulary larger than its tokenizer's, which has no padding token: as with Pythia."""
+    words = tokenizer(pad=False)
+    assert words.pad_token is None
+    torch.manual_seed(seed)
+    return saved(GPTNeoXForCausalLM(GPTNeoXConfig(
+        vocab_size=len(words) + 27, hidden_size=16, intermediate_size=32, num_hidden_layers=blocks, num_attention_heads=2,
+        max_position_embeddings=2048, initializer_range=0.3, bos_token_id=0, eos_token_id=0)), words, folder)
+
+
+def roberta(folder):
+    """A RoBERTa that classifies texts, with the labels of s-nlp/roberta_toxicity_classifier."""
+    words = tokenizer(pad=True)
+    words.model_max_length = 24
+    torch.manual_seed(5)
+    return saved(RobertaForSequenceClassification(RobertaConfig(
+        vocab_size=len(words), hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=28,
+        pad_token_id=2, initializer_range=1.0, id2label={0: "neutral", 1: "toxic"}, label2id={"neutral": 0, "toxic": 1})), words, folder)
+
+
+def data_set(folder, rows):
+    folder.mkdir()
+    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def sentences(count, seed):
+    draw, words = random.Random(seed), " ".join(TEXTS).split()
+    return [" ".join(draw.choices(words, k=draw.randint(4, 9))) for _ in range(count)]
+
+
+@pytest.fixture(scope="session")
+def local(tmp_path_factory):
+    """{hub id: local folder} of what the profiles name: models of the same architecture, data of the same columns."""
+    folder = tmp_path_factory.mktemp("hub")
+    jigsaw = [{"prompt": text, "original_output": "…"} for text in sentences(100, 1)]
+    prompts = [{"filename": "a.txt", "challenging": False, "prompt": {"text": text, "toxicity": 0.1}, "continuation": {"text": "…"}} for text in sentences(9, 2)]
+    rewritten = [{"en_toxic_comment": f"{text} fool", "en_neutral_comment": text} for text in sentences(40, 3)]
+    return {
+        "lomahony/eleuther-pythia70m-hh-sft": neox(folder / "70m", 6, 3), "lomahony/eleuther-pythia410m-hh-sft": neox(folder / "410m", 24, 4),
+        "s-nlp/roberta_toxicity_classifier": roberta(folder / "roberta"), "jaredjoss/jigsaw-long-2000": data_set(folder / "jigsaw", jigsaw),
+        "allenai/real-toxicity-prompts": data_set(folder / "rtp", prompts), "s-nlp/paradetox": data_set(folder / "paradetox", rewritten)}
+
+
+def tiny(profile, local):
+    """A profile's values with local folders in place of hub ids, and SMALLER."""
+    values = yaml.safe_load((ROOT / f"profiles/{profile}.yaml").read_text(encoding="utf-8"))
+    named = {value for notebook in values.values() for value in notebook.values() if isinstance(value, str) and "/" in value}
+    assert named == set(local), "the fixture stands in for all that the profile fetches"
+    return {name: {key: str(local.get(value, value)) if isinstance(value, str) else value for key, value in (values.get(name, {}) | SMALLER.get(name, {})).items()}
+            for name in CHAPTERS if name in values or name in SMALLER}
+
+
+@pytest.fixture(scope="session")
+def paper_run(local, tmp_path_factory):
+    """The run folder of all notebooks in a copy of the tree, by the workflow's own command."""
+    tree = tmp_path_factory.mktemp("tree")
+    for part in ("irlkit", "notebooks", "workflow", "data", "profiles"):
+        shutil.copytree(ROOT / part, tree / part, ignore=shutil.ignore_patterns("__pycache__"))
+    (tree / "profiles/tiny.yaml").write_text(yaml.safe_dump(tiny("paper", local)))
+    offline = {"HF_DATASETS_CACHE": str(tree / "datasets"), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "workflow/run.py", "--profile", "tiny"], cwd=tree, env={**os.environ, **offline}, capture_output=True, text=True,
+                          timeout=900)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return tree / "runs/tiny"
+
+
+def test_every_notebook_runs_with_the_papers_values(paper_run):
+    """A layer, a number of blocks, a label or a column that only the laptop's models and data have would fail here."""
+    for name in CHAPTERS:
+        code = [cell for cell in nbformat.read(paper_run / f"notebooks/{name}.ipynb", as_version=4).cells if cell.cell_type == "code"]
+        assert all(cell.execution_count for cell in code)
+        rows = pd.read_csv(paper_run / f"rows/{name}.csv")
+        assert list(rows.columns) == records.ROW_COLUMNS and len(rows) > 0 and rows.value.notna().all()
+
+
+def test_its_summary_is_of_the_named_models_and_data(paper_run):
+    """The notebooks' defaults taken for a value of the profile would fill the summary as well."""
+    summary = json.loads((paper_run / "summary.json").read_text(), parse_constant=lambda name: pytest.fail(f"{name} in the summary"))
+    assert (summary["data.prompts"], summary["data.samples"], summary["data.preference_pairs"]) == (100, 8, 40)
+    assert set(summary["features.layers"].split()) <= set("01234") and summary["rlhf.steps"] == 2
+    assert {"irl.max_entropy.auroc", "rerlhf.ratio", "rerlhf.transfer.kl", "ablation.released.pair_accuracy", "experts.final.kl"} <= set(summary)
+    completions = pd.read_parquet(paper_run / "artifacts/base_completions.parquet")
+    assert 0 < completions.toxicity.min() < 0.5 < completions.toxicity.max() < 1 and completions.toxicity.nunique() > 100
+
+
+def test_the_larger_profile_fits_the_larger_model(local):
+    """All values of 410M are checked by the settings; its layers and blocks must be those of a model with 24."""
+    from transformers import AutoConfig
+
+    from irlkit.settings import NOTEBOOKS
+
+    values = tiny("paper-410m", local)
+    for name, own in values.items():
+        NOTEBOOKS[name].checked(own)
+    small = yaml.safe_load((ROOT / "profiles/paper.yaml").read_text(encoding="utf-8"))
+    large = yaml.safe_load((ROOT / "profiles/paper-410m.yaml").read_text(encoding="utf-8"))
+    assert {name: set(own) for name, own in small.items()} == {name: set(own) for name, own in large.items()}
+    for profile, blocks, trained in ((small, 6, 4), (large, 24, 3)):
+        model = local[profile["02-rlhf"]["base_model"]]
+        assert AutoConfig.from_pretrained(model).num_hidden_layers == blocks == profile["11-released-code"]["layer"]
+        assert profile["02-rlhf"]["frozen_blocks"] == blocks - trained
+        assert profile["05b-reading-place"]["places"][0] == f"last {blocks}" and max(profile["05b-reading-place"]["layers"]) == blocks
+
+
+@pytest.mark.parametrize("profile", ["paper", "paper-410m"])
+def test_every_value_says_where_it_is_from(profile):
+    """A number without its source would pass for the paper's."""
+    lines = (ROOT / f"profiles/{profile}.yaml").read_text(encoding="utf-8").splitlines()
+    values = [line for line in lines if line.startswith("  ")]
+    assert len(values) > 50 and all(any(word in line.split("#", 1)[1] for word in ("the paper", "released", "ours")) for line in values)
