@@ -159,6 +159,22 @@ class NonIdentifiability(Fitted):
     second_beta: float = Field(0.5, gt=0)
 
 
+class ModelSize(Training, Written):
+    true_reward: Classifier = "linear-toxicity"
+    other_model: Model = "gemma-3-270m"
+    sizes: list[Annotated[int, Field(ge=1)]] = Field([10, 30], min_length=2)
+    distil_texts: int = Field(400, ge=16)
+    runs: int = Field(2, ge=1, le=20)
+    seeds: int = Field(20, ge=2, le=1000)
+    steps: int = Field(4, ge=1)
+    batch: int = Field(32, ge=2)
+    keep: list[Annotated[int, Field(ge=1)]] = [2]
+    prompt_limit: int = Field(100, ge=0)
+    samples: int = Field(4, ge=2, le=64)
+    judge_prompts: int = Field(200, ge=0)
+    preference_limit: int = Field(100, ge=0)
+
+
 class AgainThroughRLHF(Training, Written):
     true_reward: Classifier = "linear-toxicity"
     transfer_model: Model = "gemma-3-270m"
@@ -197,6 +213,7 @@ NOTEBOOKS: dict[str, type[Settings]] = {
     "05b-reading-place": ReadingPlace,
     "05c-which-expert": WhichExpert,
     "06-non-identifiability": NonIdentifiability,
+    "09-model-size": ModelSize,
     "10-rlhf-again": AgainThroughRLHF,
     "11-released-code": ReleasedCode,
 }
