@@ -87,9 +87,10 @@ class Bed:
         return asdict(self)
 
     def perplexity(self, model, **engine):
-        """exp of the mean negative log probability a token of the neutral texts, each after the beginning-of-text token."""
-        tokens = generation.tokenizer_of(model)(self.neutral, add_special_tokens=False).input_ids
-        total = log_likelihood(model, [""] * len(tokens), tokens, **engine).sum()
+        """exp of the mean negative log probability a token of the neutral texts, each after its own first three words."""
+        parts = [text.split(" ", 3) for text in self.neutral if text.count(" ") >= 3]
+        tokens = generation.tokenizer_of(model)([f" {rest}" for *_, rest in parts], add_special_tokens=False).input_ids
+        total = log_likelihood(model, [" ".join(first) for *first, _ in parts], tokens, **engine).sum()
         return float(np.exp(-total / sum(map(len, tokens))))
 
 
