@@ -43,7 +43,7 @@ class Sampled(Written):
 
     precision: Literal["int8", "int16", "float32"] = "float32"
     prompts: Prompts = "realtoxicityprompts"
-    prompt_limit: int = Field(600, ge=0)
+    prompt_limit: int = Field(400, ge=0)
     split_seed: int = Field(0, ge=0)
 
 
@@ -87,7 +87,7 @@ class Demonstrations(Sampled):
     layers: list[int] = Field([0, 2, 5, 10, 15], min_length=1)
     penalty: float = Field(2e-3, gt=0)
     dimension: int = Field(512, ge=1)
-    precision_texts: int = Field(200, ge=1)
+    precision_texts: int = Field(60, ge=1)
 
 
 class Fitted(Settings):
@@ -108,7 +108,7 @@ class RewardAccuracy(Fitted):
     true_reward: Classifier = "linear-toxicity"
     seeds: int = Field(50, ge=2, le=1000)
     null_runs: int = Field(200, ge=2, le=1000)
-    sizes: list[Annotated[int, Field(ge=2)]] = Field([50, 100, 200, 400, 800, 1600, 3200], min_length=1)
+    sizes: list[Annotated[int, Field(ge=2)]] = Field([50, 200, 800], min_length=1)
     noise: list[Annotated[float, Field(ge=0, le=1)]] = Field([0.0, 0.1, 0.2, 0.4, 0.6, 0.8], min_length=1)
     resamples: int = Field(200, ge=20)
     show: int = Field(8, ge=0, le=50)
@@ -121,14 +121,14 @@ Layers = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 class ReadingPlace(Fitted):
     seeds: int = Field(10, ge=2, le=1000)
     base_model: Model = "smollm2-135m-instruct"
-    deep_texts: int = Field(80, ge=0)
+    deep_texts: int = Field(60, ge=0)
     layers: Layers = [0, 2, 5, 10, 15, 20, 25, 30]
     places: list[Place] = Field(["last 30", "last 15", "mean 15", "root 0 2 5 10 15"], min_length=1)
     trained_blocks: list[Annotated[int, Field(ge=0)]] = Field([27, 30], min_length=2, max_length=2)
     model_seeds: int = Field(2, ge=2, le=100)
     model_epochs: int = Field(3, ge=1)
-    prompt_limit: int = Field(200, ge=0)
-    preference_limit: int = Field(200, ge=0)
+    prompt_limit: int = Field(120, ge=0)
+    preference_limit: int = Field(150, ge=0)
     head_layers: Layers = [0, 2]
     units: int = Field(32, ge=1)
     epochs: int = Field(8, ge=1)
