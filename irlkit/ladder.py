@@ -1,8 +1,7 @@
 """A ladder of model sizes in one family: a model with fewer of its blocks, fitted again to what the whole one writes.
 
 Cutting blocks off leaves the output layer with states that it has never seen; fitting the small model to samples of the whole one by
-cross-entropy makes it a language model again. Samples at temperature 1 make that loss the KL divergence from the whole model, up to
-a constant (distillation by samples; Kim and Rush, 2016).
+cross-entropy makes it a language model again (book, eq. distillation; Kim and Rush, 2016).
 """
 
 import json

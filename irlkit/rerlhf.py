@@ -19,7 +19,7 @@ from irlkit.irl.implicit import log_likelihood
 
 @dataclass(frozen=True)
 class Scaled:
-    """A reward in units of its own standard deviation: (r(y) − mean) / deviation, so that β weighs the KL alike for every reward."""
+    """A reward in units of its own standard deviation (book, eq. scaled-reward), so that β weighs the KL alike for every reward."""
 
     reward: object
     mean: float
@@ -128,7 +128,8 @@ def trained(name, folder, base, prompts, reward, bed, *, keep, steps, **recipe):
 def where(points, column, value):
     """The metrics of `points` (a row a model, in the order of training, the base model first) where `column` first passes `value`.
 
-    Upwards or downwards, linear between two measured models; those of the last model where training never got so far. Returns a Series.
+    Upwards or downwards, linear between two measured models (book, eq. equal-kl); those of the last model where training never got so
+    far. Returns a Series.
     """
     side = np.sign(points[column].to_numpy() - value)
     reached = np.flatnonzero(side != side[0])
