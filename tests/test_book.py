@@ -25,7 +25,7 @@ import gates  # noqa: E402
 import publish  # noqa: E402
 
 GLUE = re.compile(r"\{glue:text\}`\.\./(notebooks/[\w-]+)\.ipynb::([^`:]+):[^`]*`")
-NAMES = list(chapters.CHAPTERS)
+NAMES = chapters.in_book()
 
 
 def cell(source="1 + 1", count=1, outputs=(), **metadata):
@@ -122,7 +122,7 @@ def test_a_laptop_shows_the_heavy_chapters_as_published(tmp_path):
     for name in NAMES:
         text = (staged / f"notebooks/{name}.ipynb").read_text(encoding="utf-8")
         assert ("Shown as published" in text) == bool(chapters.CHAPTERS[name].get("heavy")), name
-    assert chapters.run_by("full") == NAMES and len(chapters.run_by("laptop")) < len(NAMES)
+    assert chapters.run_by("full") == list(chapters.CHAPTERS) and len(chapters.run_by("laptop")) < len(NAMES)
 
 
 # Pages
@@ -135,7 +135,7 @@ def test_every_page_of_the_contents_exists():
 def test_every_page_is_in_the_contents():
     pages = set(gates.toc_pages(ROOT / "_toc.yml"))
     assert {f"book/{path.stem}" for path in (ROOT / "book").glob("*.md")} <= pages
-    assert {f"notebooks/{name}" for name in NAMES} <= pages
+    assert {f"notebooks/{name}" for name in NAMES} == {page for page in pages if page.startswith("notebooks/")}
 
 
 def test_every_reference_is_cited():
