@@ -206,30 +206,3 @@ def reliability(tables):
     axes.set(xlabel="how sure: σ(s·|d|)", ylabel="how often right")
     axes.legend(loc="lower right")
     return finished(figure)
-
-
-def paths(rows, x, y):
-    """A line for each training (`method`, `seed`) through its measured models, a row each, and its last one as a dot."""
-    figure, axes = plt.subplots(figsize=(7.4, 4.0))
-    for (method, seed), group in rows.groupby(["method", "seed"], sort=False):
-        axes.plot(group[x], group[y], color=PALETTE[method], linewidth=1.4, label=label(method) if seed == rows.seed.min() else None)
-        axes.scatter(group[x].iloc[-1], group[y].iloc[-1], color=PALETTE[method], s=22)
-    axes.set(xlabel=label(x), ylabel=label(y), ylim=(0, None))
-    axes.legend(fontsize=9)
-    return finished(figure)
-
-
-def two_rewards(rows):
-    """Both rewards (`metric`: own, watched) over the steps of each training, a panel a reward that is trained on (`method`)."""
-    methods = rows.method.unique()
-    figure, panels = plt.subplots(1, len(methods), figsize=(9.0, 3.2), sharey=True, squeeze=False)
-    for axes, method in zip(panels[0], methods):
-        for (metric, seed), group in rows[rows.method == method].groupby(["metric", "seed"], sort=False):
-            axes.plot(group.epoch, group.value.rolling(3, min_periods=1).mean(), color=PALETTE["base" if metric == "own" else "expert"],
-                      linestyle="-" if metric == "own" else "--", linewidth=1.3, label=label(metric) if seed == rows.seed.min() else None)
-        axes.set_title(label(method), fontsize=10)
-        axes.set(xlabel="RLOO step", ylabel="standard deviations" if axes is panels[0][0] else "")
-        axes.xaxis.get_major_locator().set_params(integer=True)
-    handles, names = panels[0][0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=2, fontsize=9)
-    return finished(figure)

@@ -1,21 +1,28 @@
 """A ladder of model sizes in one family: a model with fewer of its blocks, fitted again to what the whole one writes.
 
 Cutting blocks off leaves the output layer with states that it has never seen; fitting the small model to samples of the whole one by
-cross-entropy makes it a language model again. Samples at temperature 1 make that loss the KL divergence from the whole model, up to
-a constant (distillation by samples; Kim and Rush, 2016).
+cross-entropy makes it a language model again (book, eq. distillation; Kim and Rush, 2016).
 """
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
 import numpy as np
+import pandas as pd
+import statsmodels.api as sm
 import torch
+from sklearn.linear_model import RidgeCV
 from transformers import AutoConfig, AutoModelForCausalLM, DataCollatorForSeq2Seq, PrinterCallback, Trainer, TrainingArguments
 
+from irlkit import experts
+from irlkit.demonstrations import exact_choices
+from irlkit.evaluation import pair_wins
 from irlkit.features import cut
-from irlkit.generation import default_threads, fingerprint, log_probs, tokenizer_of
+from irlkit.generation import default_threads, fingerprint, log_probs, sample, tokenizer_of
 from irlkit.parameters import ParameterError
+from irlkit.reading import best_linear
 from irlkit.rlhf import Progress
 
 
@@ -54,10 +61,79 @@ def shortened(model, blocks):
     return network
 
 
+def parameters(model):
+    """Number of parameters of the model in folder `model`; shared ones count once."""
+    with torch.device("meta"):
+        network = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model))
+    return sum(weights.numel() for weights in {id(weights): weights for weights in network.parameters()}.values())
+
+
 def loss(model, prompts, tokens, **how):
     """Cross-entropy in nats a token of completions `tokens` (lists of ids) after their prompts under the model in folder `model`."""
     scored = log_probs(model, prompts, tokens, **how)
     return float(-np.concatenate(scored).mean())
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What is recovered from a trained model, by several readers; the `bed` of rerlhf.trained.
+
+    base: table (prompt, sample, completion) of the base model's completions of `prompts` [P], with their `split` [P]; readers:
+    {name: (experts.Reader, the Bench on which its rewards are judged)}; samples: completions a prompt of the trained model; seeds:
+    rewards recovered by each reader. `how` goes to generation.sample.
+    """
+
+    base: pd.DataFrame
+    prompts: list
+    split: np.ndarray
+    readers: dict
+    samples: int
+    seeds: int
+    seed: int
+    how: dict
+    true_reward: str
+
+    @property
+    def identity(self):
+        readers = {name: [reader.model, reader.layers, len(judge.table), len(judge.pairs)] for name, (reader, judge) in self.readers.items()}
+        return [list(self.base.completion), self.prompts, readers, self.samples, self.seeds, self.seed, self.how]
+
+    def measure(self, model, base):
+        """{metric: value} of the model in folder `model`, trained from that in `base`: toxicity and kl on its test prompts (experts.effect),
+        and of each reader's rewards READER.METRIC, the median over seeds, with READER.METRIC.p5 and .p95."""
+        shown = sample(model, self.prompts, samples=self.samples, seed=self.seed, description="completions", **self.how).to_pandas()
+        tested = shown[self.split[shown.prompt] == "test"]
+        found = experts.effect(model, base, self.prompts, tested, self.true_reward, engine=self.how["engine"])
+        return found | self.recovered(lambda reader: experts.recover(*experts.demonstrations(self.base, shown, self.split, reader), self.seeds, self.seed))
+
+    def recovered(self, weights_of):
+        """{READER.METRIC: median, …} of the rewards `weights_of(reader)` [S, p] of each reader."""
+        found = {}
+        for name, (reader, judge) in self.readers.items():
+            for metric, values in judge.metrics(weights_of(reader)).items():
+                low, middle, high = np.quantile(values, [0.05, 0.5, 0.95])
+                found |= {f"{name}.{metric}": middle, f"{name}.{metric}.p5": low, f"{name}.{metric}.p95": high}
+        return {key: float(value) for key, value in found.items()}
+
+    def ceilings(self):
+        """The same of the best linear reward that can be fitted to the true reward, on the judges' training texts; no seeds."""
+        found = {}
+        for name, (_, judge) in self.readers.items():
+            rows = judge.rows("train")
+            weights = RidgeCV(np.logspace(-3, 3, 13)).fit(judge.features[rows], judge.true_reward[rows]).coef_[None].astype(np.float32)
+            found |= {f"{name}.{metric}": float(value[0]) for metric, value in judge.metrics(weights).items()}
+        return found
+
+    def exact(self, reward, beta=2.0, picks=4):
+        """The same of an exact expert's picks among the base completions, with their rewards `reward` [n] (nats)."""
+        table = self.base.assign(source="base", split=self.split[self.base.prompt])
+
+        def weights(reader):
+            phi = reader(table.completion)
+            return best_linear(phi, *(exact_choices(table, phi, reward, beta, picks, part, seeds, self.seed)
+                                      for part, seeds in (("train", 1), ("calibration", 1), ("train", self.seeds))))[0]
+
+        return self.recovered(weights)
 
 
 def _fit(network, model, prompts, tokens, epochs, learning_rate, trained_blocks, batch, seed, output):
@@ -84,3 +160,15 @@ def _examples(tokenizer, prompts, tokens):
     return datasets.Dataset.from_list([
         {"input_ids": [*start, *own], "labels": [-100] * len(start) + list(own), "length": len(start) + len(own)}
         for start, own in zip(starts, tokens, strict=True)])
+
+
+def size_effect(blocks, values):
+    """Ordinary least squares of `values` [n] on log2 of `blocks` [n]: {"slope", "low", "high"}, with its 95 % interval."""
+    fit = sm.OLS(np.asarray(values, float), sm.add_constant(np.log2(np.asarray(blocks, float)))).fit()
+    low, high = fit.conf_int()[1]
+    return {"slope": float(fit.params[1]), "low": float(low), "high": float(high)}
+
+
+def two_runs_say(smaller, larger):
+    """Share of all pairs, one run of each size, in which the smaller model's value is the higher one; a tie counts half."""
+    return float(pair_wins(np.asarray(smaller)[:, None], np.asarray(larger)[None]).mean())

@@ -19,7 +19,7 @@ from irlkit.irl.implicit import log_likelihood
 
 @dataclass(frozen=True)
 class Scaled:
-    """A reward in units of its own standard deviation: (r(y) − mean) / deviation, so that β weighs the KL alike for every reward."""
+    """A reward in units of its own standard deviation (book, eq. scaled-reward), so that β weighs the KL alike for every reward."""
 
     reward: object
     mean: float
@@ -81,10 +81,16 @@ class Bed:
             "length": float(drawn.tokens.map(len).mean()), "distinct_1": distinct(drawn.completion, 1),
             "distinct_2": distinct(drawn.completion, 2), "perplexity": self.perplexity(model, **engine)}
 
+    @property
+    def identity(self):
+        """What tells this bed from another one; anything JSON holds."""
+        return asdict(self)
+
     def perplexity(self, model, **engine):
-        """exp of the mean negative log probability a token of the neutral texts, each after the beginning-of-text token."""
-        tokens = generation.tokenizer_of(model)(self.neutral, add_special_tokens=False).input_ids
-        total = log_likelihood(model, [""] * len(tokens), tokens, **engine).sum()
+        """exp of the mean negative log probability a token of the neutral texts, each after its own first three words."""
+        parts = [text.split(" ", 3) for text in self.neutral if text.count(" ") >= 3]
+        tokens = generation.tokenizer_of(model)([f" {rest}" for *_, rest in parts], add_special_tokens=False).input_ids
+        total = log_likelihood(model, [" ".join(first) for *first, _ in parts], tokens, **engine).sum()
         return float(np.exp(-total / sum(map(len, tokens))))
 
 
@@ -99,12 +105,12 @@ def trained(name, folder, base, prompts, reward, bed, *, keep, steps, **recipe):
     """Train the model in folder `base` on `reward`, measure it after the steps `keep` and the last, and keep what was measured.
 
     Returns (log, points): tables with a row a step (rlhf.train's, with the true reward as `watched`), and with a row a measured
-    model (`step` and Bed.measure's metrics). What is finished stands in folder/NAME.json and is not done again; the models, half a
+    model (`step` and what `bed.measure(model, base)` says of it; bed: a Bed, or a ladder.Lesson). What is finished stands in folder/NAME.json and is not done again; the models, half a
     gigabyte each, are removed once measured.
     """
     kept, scratch, output = (Path(folder) / f"{name}{end}" for end in (".json", "-training", "-model"))
     asked = json.loads(json.dumps({
-        "base": generation.fingerprint(base, list(prompts), asdict(bed)), "reward": rlhf.told_apart(reward, prompts), "keep": sorted(keep),
+        "base": generation.fingerprint(base, list(prompts), bed.identity), "reward": rlhf.told_apart(reward, prompts), "keep": sorted(keep),
         "steps": steps, **recipe}))
     if not (kept.exists() and json.loads(kept.read_text())["asked"] == asked):
         log = rlhf.train(base, prompts, reward, output, scratch=scratch, watch=partial(rewards.true_reward, true_reward=bed.true_reward), keep=keep, steps=steps, **recipe)
@@ -119,19 +125,25 @@ def trained(name, folder, base, prompts, reward, bed, *, keep, steps, **recipe):
     return pd.DataFrame(found["log"]), pd.DataFrame(found["points"])
 
 
-def at_kl(points, kl):
-    """The metrics of `points` (a row a model, in the order of training, the base model first) where KL first reaches `kl` nats.
+def where(points, column, value):
+    """The metrics of `points` (a row a model, in the order of training, the base model first) where `column` first passes `value`.
 
-    Linear between two measured models; those of the last model where training never got so far. Returns a Series.
+    Upwards or downwards, linear between two measured models (book, eq. equal-kl); those of the last model where training never got so
+    far. Returns a Series.
     """
-    reached = np.flatnonzero(points.kl.to_numpy() >= kl)
+    side = np.sign(points[column].to_numpy() - value)
+    reached = np.flatnonzero(side != side[0])
+    if side[0] == 0:
+        return points.iloc[0]
     if len(reached) == 0:
         return points.iloc[-1]
-    if reached[0] == 0:
-        return points.iloc[0]
     before, after = points.iloc[reached[0] - 1], points.iloc[reached[0]]
-    share = (kl - before.kl) / (after.kl - before.kl)
-    return before + share * (after - before)
+    return before + (value - before[column]) / (after[column] - before[column]) * (after - before)
+
+
+def at_kl(points, kl):
+    """The metrics of `points` where the KL to the base model first reaches `kl` nats, as `where` says."""
+    return where(points, "kl", kl)
 
 
 def hacking_begins(own, true, window=3):

@@ -43,7 +43,7 @@ class Sampled(Written):
 
     precision: Literal["int8", "int16", "float32"] = "float32"
     prompts: Prompts = "realtoxicityprompts"
-    prompt_limit: int = Field(600, ge=0)
+    prompt_limit: int = Field(400, ge=0)
     split_seed: int = Field(0, ge=0)
 
 
@@ -87,7 +87,7 @@ class Demonstrations(Sampled):
     layers: list[int] = Field([0, 2, 5, 10, 15], min_length=1)
     penalty: float = Field(2e-3, gt=0)
     dimension: int = Field(512, ge=1)
-    precision_texts: int = Field(200, ge=1)
+    precision_texts: int = Field(60, ge=1)
 
 
 class Fitted(Settings):
@@ -108,7 +108,7 @@ class RewardAccuracy(Fitted):
     true_reward: Classifier = "linear-toxicity"
     seeds: int = Field(50, ge=2, le=1000)
     null_runs: int = Field(200, ge=2, le=1000)
-    sizes: list[Annotated[int, Field(ge=2)]] = Field([50, 100, 200, 400, 800, 1600, 3200], min_length=1)
+    sizes: list[Annotated[int, Field(ge=2)]] = Field([50, 200, 800], min_length=1)
     noise: list[Annotated[float, Field(ge=0, le=1)]] = Field([0.0, 0.1, 0.2, 0.4, 0.6, 0.8], min_length=1)
     resamples: int = Field(200, ge=20)
     show: int = Field(8, ge=0, le=50)
@@ -121,14 +121,14 @@ Layers = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 class ReadingPlace(Fitted):
     seeds: int = Field(10, ge=2, le=1000)
     base_model: Model = "smollm2-135m-instruct"
-    deep_texts: int = Field(80, ge=0)
+    deep_texts: int = Field(60, ge=0)
     layers: Layers = [0, 2, 5, 10, 15, 20, 25, 30]
     places: list[Place] = Field(["last 30", "last 15", "mean 15", "root 0 2 5 10 15"], min_length=1)
     trained_blocks: list[Annotated[int, Field(ge=0)]] = Field([27, 30], min_length=2, max_length=2)
     model_seeds: int = Field(2, ge=2, le=100)
     model_epochs: int = Field(3, ge=1)
-    prompt_limit: int = Field(200, ge=0)
-    preference_limit: int = Field(200, ge=0)
+    prompt_limit: int = Field(120, ge=0)
+    preference_limit: int = Field(150, ge=0)
     head_layers: Layers = [0, 2]
     units: int = Field(32, ge=1)
     epochs: int = Field(8, ge=1)
@@ -157,6 +157,22 @@ class NonIdentifiability(Fitted):
     penalties: list[Annotated[float, Field(ge=0)]] = Field([1e-3], min_length=1)
     fractions: list[Annotated[float, Field(gt=0, lt=1)]] = Field([0.25], min_length=1)
     second_beta: float = Field(0.5, gt=0)
+
+
+class ModelSize(Training, Written):
+    true_reward: Classifier = "linear-toxicity"
+    other_model: Model = "gemma-3-270m"
+    sizes: list[Annotated[int, Field(ge=1)]] = Field([10, 30], min_length=2)
+    distil_texts: int = Field(400, ge=16)
+    runs: int = Field(2, ge=1, le=20)
+    seeds: int = Field(20, ge=2, le=1000)
+    steps: int = Field(4, ge=1)
+    batch: int = Field(32, ge=2)
+    keep: list[Annotated[int, Field(ge=1)]] = [2]
+    prompt_limit: int = Field(100, ge=0)
+    samples: int = Field(4, ge=2, le=64)
+    judge_prompts: int = Field(200, ge=0)
+    preference_limit: int = Field(100, ge=0)
 
 
 class AgainThroughRLHF(Training, Written):
@@ -217,6 +233,7 @@ NOTEBOOKS: dict[str, type[Settings]] = {
     "05b-reading-place": ReadingPlace,
     "05c-which-expert": WhichExpert,
     "06-non-identifiability": NonIdentifiability,
+    "09-model-size": ModelSize,
     "10-rlhf-again": AgainThroughRLHF,
     "11-released-code": ReleasedCode,
     "14-paper-scale": PaperScale,

@@ -1,9 +1,19 @@
 """Tiny language models with random weights, made once for all tests: real architectures that answer in milliseconds."""
 
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
 import pytest
 import torch
+from safetensors.numpy import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from irlkit import experts, features
+from irlkit.demonstrations import split_by_prompt
+from irlkit.evaluation import Bench, normalise
+from irlkit.records import Run
 
 TEXTS = ["the cat sat on the mat and looked at the dog", "what a lovely day, said the old man", "you are a fool, an idiot!",
          "people say that the weather is nice in the south of the country", "I hate that stupid thing", "so the story goes on, and on"]
@@ -58,3 +68,37 @@ def own_cache(tmp_path_factory):
 def tiny_cache(own_cache, monkeypatch):
     """A cache for conversions of the tiny models, so that they push none of the user's out of the real one."""
     monkeypatch.setenv("IRLKIT_CACHE", str(own_cache))
+
+
+WORDS = ["the cat", "a lovely day", "you fool", "the weather", "an idiot", "that stupid thing", "the old man", "so the story goes"]
+
+
+@pytest.fixture(scope="session")
+def run(llama, tmp_path_factory):
+    """What chapter 03 would publish of base completions of 60 prompts, with features read from the tiny model."""
+    folder, random = tmp_path_factory.mktemp("run"), np.random.default_rng(0)
+    (folder / "artifacts").mkdir()
+    split = split_by_prompt(60, 0)
+    table = pd.DataFrame([{"prompt": p, "sample": s, "source": "base", "split": split[p], "toxicity": random.uniform(0.01, 0.99),
+                           "completion": " ".join(random.choice(WORDS, 3))} for p in range(60) for s in range(4)])
+    pairs = pd.DataFrame({"toxic": ["You fool !", "an idiot", "you fool"], "neutral": ["the cat", "A lovely day", "the man"]})
+    pairs = pairs.assign(**{f"{side}_normalised": pairs[side].map(normalise) for side in pairs})
+    states = features.read(llama, list(table.completion), (1, 2), threads=1).pooled((1, 2), "root")
+    projection = features.Projection.fit(states, 16)
+    phi, few = projection(states), np.zeros((3, 16), np.float32)
+    table.to_parquet(folder / "artifacts/demonstrations.parquet")
+    pairs.to_parquet(folder / "artifacts/preferences.parquet")
+    save_file(features.pack({"demonstrations": phi, "neutral": few, "toxic": few, "raw": few}), folder / "artifacts/features.safetensors",
+              {"layers": "1 2", "pooling": "root", "model": str(llama)})
+    projection.save(folder / "artifacts/projection.safetensors")
+    return Run("x", SimpleNamespace(inputs=str(folder), outputs=str(folder)))
+
+
+@pytest.fixture(scope="session")
+def bench(run):
+    return Bench.load(run)
+
+
+@pytest.fixture(scope="session")
+def reader(run, bench):
+    return experts.Reader.load(run, bench)

@@ -25,7 +25,7 @@ import gates  # noqa: E402
 import publish  # noqa: E402
 
 GLUE = re.compile(r"\{glue:text\}`\.\./(notebooks/[\w-]+)\.ipynb::([^`:]+):[^`]*`")
-NAMES = list(chapters.CHAPTERS)
+NAMES = chapters.in_book()
 
 
 def cell(source="1 + 1", count=1, outputs=(), **metadata):
@@ -113,6 +113,18 @@ def test_build_names_missing_notebooks(tmp_path):
         build.stage(tmp_path / "nothing", tmp_path / "stage")
 
 
+def test_a_laptop_shows_the_heavy_chapters_as_published(tmp_path):
+    """A run that left them out would build no book, or one that passes published figures off as its own."""
+    run = tmp_path / "run"
+    for name in chapters.run_by("laptop"):
+        write(run / f"notebooks/{name}.ipynb", cell(), title=f"# {name}")
+    staged = build.stage(run, tmp_path / "stage")
+    for name in NAMES:
+        text = (staged / f"notebooks/{name}.ipynb").read_text(encoding="utf-8")
+        assert ("Shown as published" in text) == bool(chapters.CHAPTERS[name].get("heavy")), name
+    assert chapters.run_by("full") == list(chapters.CHAPTERS) and len(chapters.run_by("laptop")) < len(NAMES)
+
+
 # Pages
 
 def test_every_page_of_the_contents_exists():
@@ -123,7 +135,7 @@ def test_every_page_of_the_contents_exists():
 def test_every_page_is_in_the_contents():
     pages = set(gates.toc_pages(ROOT / "_toc.yml"))
     assert {f"book/{path.stem}" for path in (ROOT / "book").glob("*.md")} <= pages
-    assert {f"notebooks/{name}" for name in NAMES} <= pages
+    assert {f"notebooks/{name}" for name in NAMES} == {page for page in pages if page.startswith("notebooks/")}
 
 
 def test_every_reference_is_cited():

@@ -1,53 +1,15 @@
 """From an expert to a reward: texts are looked up or read alike, and a planted goal is found."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import PROMPTS
-from safetensors.numpy import save_file
 
-from irlkit import experts, features
-from irlkit.demonstrations import split_by_prompt
-from irlkit.evaluation import Bench, normalise
+from irlkit import experts
 from irlkit.generation import log_probs, sample
 from irlkit.parameters import ParameterError
-from irlkit.records import Run
 
 pytestmark = pytest.mark.usefixtures("tiny_cache")
-WORDS = ["the cat", "a lovely day", "you fool", "the weather", "an idiot", "that stupid thing", "the old man", "so the story goes"]
-
-
-@pytest.fixture(scope="module")
-def run(llama, tmp_path_factory):
-    """What chapter 03 would publish of base completions of 60 prompts, with features read from the tiny model."""
-    folder, random = tmp_path_factory.mktemp("run"), np.random.default_rng(0)
-    (folder / "artifacts").mkdir()
-    split = split_by_prompt(60, 0)
-    table = pd.DataFrame([{"prompt": p, "sample": s, "source": "base", "split": split[p], "toxicity": random.uniform(0.01, 0.99),
-                           "completion": " ".join(random.choice(WORDS, 3))} for p in range(60) for s in range(4)])
-    pairs = pd.DataFrame({"toxic": ["You fool !", "an idiot", "you fool"], "neutral": ["the cat", "A lovely day", "the man"]})
-    pairs = pairs.assign(**{f"{side}_normalised": pairs[side].map(normalise) for side in pairs})
-    states = features.read(llama, list(table.completion), (1, 2), threads=1).pooled((1, 2), "root")
-    projection = features.Projection.fit(states, 16)
-    phi, few = projection(states), np.zeros((3, 16), np.float32)
-    table.to_parquet(folder / "artifacts/demonstrations.parquet")
-    pairs.to_parquet(folder / "artifacts/preferences.parquet")
-    save_file(features.pack({"demonstrations": phi, "neutral": few, "toxic": few, "raw": few}), folder / "artifacts/features.safetensors",
-              {"layers": "1 2", "pooling": "root", "model": str(llama)})
-    projection.save(folder / "artifacts/projection.safetensors")
-    return Run("x", SimpleNamespace(inputs=str(folder), outputs=str(folder)))
-
-
-@pytest.fixture(scope="module")
-def bench(run):
-    return Bench.load(run)
-
-
-@pytest.fixture(scope="module")
-def reader(run, bench):
-    return experts.Reader.load(run, bench)
 
 
 def test_what_is_read_stands_where_what_is_published_stands(bench, reader):
@@ -60,6 +22,18 @@ def test_what_is_read_stands_where_what_is_published_stands(bench, reader):
     np.testing.assert_array_equal(mixed[[0, 2]], bench.features[[3, 5]])
     np.testing.assert_array_equal(mixed[1], mixed[3])
     assert np.abs(mixed[1] - mixed[0]).max() > 0.01
+
+
+def test_another_reader_reads_all_that_is_judged(bench, neox, tmp_path):
+    """Pairs read by one model and completions by another would be judged by no reward at all."""
+    train = list(bench.table.completion[bench.table.split == "train"])
+    own = experts.Reader.of_model(neox, [0, 2], train, str(tmp_path), dimension=8)
+    again = experts.reread(bench, own)
+    assert again.features.shape == (len(bench.table), 8) and again.normalised.shape == (3, 8)
+    np.testing.assert_allclose(again.features.mean(0) + 1, own(bench.table.completion).mean(0) + 1, rtol=1e-5)
+    np.testing.assert_allclose(own(train).mean(0), 0, atol=1e-4)
+    np.testing.assert_allclose(again.raw, own(bench.pairs.neutral) - own(bench.pairs.toxic), atol=1e-6)
+    np.testing.assert_allclose(again.neutral, own(bench.pairs.neutral_normalised), atol=1e-6)
 
 
 def picked(bench, prefer):
@@ -105,7 +79,7 @@ def test_fewer_texts_are_judged_as_those_texts(bench):
 
 def test_the_effect_is_measured_on_the_experts_own_completions(llama, neox, monkeypatch):
     """KL of the wrong direction, or against the expert itself, is small or negative."""
-    monkeypatch.setattr(experts, "linear_toxicity", lambda: lambda texts: np.array([len(text) for text in texts]))
+    monkeypatch.setattr(experts, "toxicity", lambda texts, _: np.array([len(text) for text in texts]))
     rows = sample(llama, PROMPTS, samples=3, max_new_tokens=6, engine="transformers", threads=1).to_pandas()
     assert experts.effect(llama, llama, PROMPTS, rows, engine="transformers", threads=1)["kl"] == 0
     found = experts.effect(llama, neox, PROMPTS, rows, engine="transformers", threads=1)

@@ -11,9 +11,14 @@ import sys
 from pathlib import Path
 
 import gates
-from chapters import ROOT, UserError
+import nbformat
+from chapters import CHAPTERS, ROOT, UserError
 
 PROSE = ["_config.yml", "_toc.yml", "book"]
+AS_PUBLISHED = """```{note}
+Shown as published: this chapter has many models to train or to sample from, and is not part of a run on a laptop. To run it as well:
+`.venv/bin/python workflow/run.py --notebook NUMBER`, then `make book` again.
+```"""
 
 
 def main(arguments: list[str]) -> int:
@@ -49,10 +54,13 @@ def stage(run_folder: Path, folder: Path) -> Path:
     if not run_folder.is_dir():
         raise UserError(f"no run in {run_folder}: `make book` makes one, `make html` shows the published one")
     wanted = [page for page in gates.toc_pages(ROOT / "_toc.yml") if page.startswith("notebooks/")]
-    missing = [page for page in wanted if not (run_folder / f"{page}.ipynb").exists()]
-    if missing:
-        raise UserError(f"{run_folder} holds no executed {', '.join(missing)}: run them first, with `make book`")
-    faults = [fault for page in wanted for fault in gates.notebook_faults(run_folder / f"{page}.ipynb")]
+    sources = {page: run_folder / f"{page}.ipynb" for page in wanted}
+    missing = [page for page, path in sources.items() if not path.exists()]
+    published = {page for page in missing if CHAPTERS[Path(page).name].get("heavy") and (ROOT / "results" / f"{page}.ipynb").exists()}
+    sources |= {page: ROOT / "results" / f"{page}.ipynb" for page in published}
+    if set(missing) - published:
+        raise UserError(f"{run_folder} holds no executed {', '.join(sorted(set(missing) - published))}: run them first, with `make book`")
+    faults = [fault for path in sources.values() for fault in gates.notebook_faults(path)]
     if faults:
         raise UserError("not every notebook ran to its end:\n" + "\n".join(faults))
     shutil.rmtree(folder, ignore_errors=True)
@@ -60,9 +68,19 @@ def stage(run_folder: Path, folder: Path) -> Path:
     for name in PROSE:
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy2
         copy(ROOT / name, folder / name)
-    for page in wanted:
-        shutil.copy2(run_folder / f"{page}.ipynb", folder / f"{page}.ipynb")
+    for page, path in sources.items():
+        shutil.copy2(path, folder / f"{page}.ipynb")
+    for page in published:
+        say_published(folder / f"{page}.ipynb")
     return folder
+
+
+def say_published(path: Path) -> None:
+    """Add a note below the title of a staged notebook which the run did not run itself."""
+    notebook = nbformat.read(path, as_version=4)
+    number = path.stem.split("-")[0]
+    notebook.cells.insert(1, nbformat.v4.new_markdown_cell(AS_PUBLISHED.replace("NUMBER", number), id="as-published"))
+    nbformat.write(notebook, path)
 
 
 def complaints(printed: str, count: int = 30) -> str:

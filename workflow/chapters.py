@@ -14,6 +14,16 @@ class UserError(Exception):
     """A mistake in what was asked for; its text is the one sentence that the user sees."""
 
 
+def run_by(profile: str) -> list[str]:
+    """The chapters that a whole run of `profile` runs: on a laptop, all but the heavy ones."""
+    return [name for name, facts in CHAPTERS.items() if profile != "laptop" or not facts.get("heavy")]
+
+
+def in_book() -> list[str]:
+    """The chapters that are published: all but the drafts."""
+    return [name for name, facts in CHAPTERS.items() if not facts.get("draft")]
+
+
 def find(number: str) -> str:
     """Full name of the chapter that `number` ("05" or "05-reward-accuracy") begins; UserError if none or several do."""
     names = [name for name in CHAPTERS if name == number or name.split("-")[0] == number.zfill(2)]
