@@ -13,8 +13,8 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from conftest import TEXTS, saved, tokenizer
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, RobertaConfig, RobertaForSequenceClassification
+from conftest import TEXTS, roberta_in, saved, tokenizer
+from transformers import GPT2Config, GPT2LMHeadModel, GPTNeoXConfig, GPTNeoXForCausalLM
 
 from irlkit import records
 
@@ -36,6 +36,8 @@ SMALLER = {
     "05c-which-expert": {**SHORT, **TRAINING, "seeds": 3},
     "06-non-identifiability": {**FEW, "epochs": 3, "sizes": [10], "tolerances": [0.03], "penalties": [0.01], "fractions": [0.5], "penalty": 0.001,
                                "members": 3, "iterations": 2, "resamples": 20},
+    "09-model-size": {**SHORT, **TRAINING, "sizes": [2, 6], "runs": 1, "seeds": 2, "distil_texts": 32, "prompt_limit": 40, "samples": 3,
+                      "judge_prompts": 40, "preference_limit": 20},
     "10-rlhf-again": {**SHORT, **TRAINING, "seeds": 1, "held_out": 5, "neutral_texts": 5, "poor_of": 3},
     "11-released-code": {"seeds": 3, "runs": 5, "texts": 20, "held_out": 20, "preference_limit": 10, "sample_size": 10, "epochs": 2},
 }
@@ -51,14 +53,12 @@ def neox(folder, blocks, seed):
         max_position_embeddings=2048, initializer_range=0.3, bos_token_id=0, eos_token_id=0)), words, folder)
 
 
-def roberta(folder):
-    """A RoBERTa that classifies texts, with the labels of s-nlp/roberta_toxicity_classifier."""
-    words = tokenizer(pad=True)
-    words.model_max_length = 24
-    torch.manual_seed(5)
-    return saved(RobertaForSequenceClassification(RobertaConfig(
-        vocab_size=len(words), hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=28,
-        pad_token_id=2, initializer_range=1.0, id2label={0: "neutral", 1: "toxic"}, label2id={"neutral": 0, "toxic": 1})), words, folder)
+def gpt2(folder):
+    """A model of another family, with learned positions, and output weights that are its embeddings."""
+    words = tokenizer(pad=False)
+    torch.manual_seed(6)
+    return saved(GPT2LMHeadModel(GPT2Config(vocab_size=len(words), n_embd=16, n_layer=4, n_head=2, initializer_range=0.3, bos_token_id=0, eos_token_id=0)),
+                 words, folder)
 
 
 def data_set(folder, rows):
@@ -81,7 +81,8 @@ def local(tmp_path_factory):
     rewritten = [{"en_toxic_comment": f"{text} fool", "en_neutral_comment": text} for text in sentences(40, 3)]
     return {
         "lomahony/eleuther-pythia70m-hh-sft": neox(folder / "70m", 6, 3), "lomahony/eleuther-pythia410m-hh-sft": neox(folder / "410m", 24, 4),
-        "s-nlp/roberta_toxicity_classifier": roberta(folder / "roberta"), "jaredjoss/jigsaw-long-2000": data_set(folder / "jigsaw", jigsaw),
+        "openai-community/gpt2": gpt2(folder / "gpt2"), "openai-community/gpt2-medium": folder / "gpt2",
+        "s-nlp/roberta_toxicity_classifier": roberta_in(folder / "roberta"), "jaredjoss/jigsaw-long-2000": data_set(folder / "jigsaw", jigsaw),
         "allenai/real-toxicity-prompts": data_set(folder / "rtp", prompts), "s-nlp/paradetox": data_set(folder / "paradetox", rewritten)}
 
 
@@ -89,7 +90,7 @@ def tiny(profile, local):
     """A profile's values with local folders in place of hub ids, and SMALLER."""
     values = yaml.safe_load((ROOT / f"profiles/{profile}.yaml").read_text(encoding="utf-8"))
     named = {value for notebook in values.values() for value in notebook.values() if isinstance(value, str) and "/" in value}
-    assert named == set(local), "the fixture stands in for all that the profile fetches"
+    assert named <= set(local), "the fixture stands in for all that the profile fetches"
     return {name: {key: str(local.get(value, value)) if isinstance(value, str) else value for key, value in (values.get(name, {}) | SMALLER.get(name, {})).items()}
             for name in CHAPTERS if name in values or name in SMALLER}
 

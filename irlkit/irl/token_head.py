@@ -11,7 +11,7 @@ import torch
 
 from irlkit import assets
 from irlkit.irl.common import loss_of_texts, shared_batches, texts_in
-from irlkit.irl.reward import read_folder, write_folder
+from irlkit.irl.reward import check_fit, read_folder, write_folder
 from irlkit.machine import device
 from irlkit.parameters import ParameterError
 from irlkit.progress import bar
@@ -123,6 +123,7 @@ class TokenReward:
 
     def __call__(self, completions, **_):
         """Rewards [n] of texts, each read through the model; other arguments of TRL are not looked at."""
+        check_fit(self.model, [self.layer], self.heads["w1"].shape[1])
         return self.score(token_states(assets.model(self.model), list(completions), self.layer))
 
     def save_pretrained(self, folder):

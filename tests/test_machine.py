@@ -1,0 +1,83 @@
+"""What the machine decides: where models run, how much is in memory at once, and what is said when it runs out."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import TEXTS
+
+from irlkit import features, generation, machine, rewards
+from irlkit.irl import reward_model
+from irlkit.parameters import ParameterError
+
+
+def test_without_a_gpu_models_run_on_the_cpu(monkeypatch):
+    """bfloat16 is for hardware that has it: elsewhere it is slow, or training fails."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert machine.device() == "cpu" and not machine.has_bfloat16()
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    for has in (True, False):
+        monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation, has=has: has)
+        assert machine.device() == "cuda" and machine.has_bfloat16() == has
+
+
+@pytest.mark.parametrize("place", ["sampling", "log_probs", "features", "classifier", "reward model"])
+def test_models_and_what_they_read_meet_on_the_device(place, neox, roberta, monkeypatch):
+    """A forgotten tensor fails on a GPU alone, where no test runs. The device "meta" computes nothing, but only with its own tensors."""
+    for module in (generation, features, rewards, reward_model):
+        monkeypatch.setattr(module, "device", lambda: "meta")
+    call = {
+        "sampling": lambda: generation.sample(neox, TEXTS[:2], engine="transformers", max_new_tokens=2, threads=1),
+        "log_probs": lambda: generation.log_probs(neox, TEXTS[:2], [[5], [6]], engine="transformers", threads=1),
+        "features": lambda: features.read(neox, TEXTS[:2], [1]),
+        "classifier": lambda: rewards.SequenceClassifier(roberta)(TEXTS[:2]),
+        "reward model": lambda: reward_model.RewardModel(neox, 0, 2)(torch.zeros(2, 3, 32), torch.ones(2, 3, dtype=torch.bool)).cpu(),
+    }[place]
+    with pytest.raises((NotImplementedError, RuntimeError), match="meta tensor"):
+        call()
+
+
+def test_fewer_texts_at_once_read_the_same(llama, roberta, monkeypatch):
+    """IRLKIT_AT_ONCE alters how much memory is needed, not what is read."""
+    whole, judged = features.read(llama, TEXTS, [1, 2]), rewards.SequenceClassifier(roberta)(TEXTS)
+    monkeypatch.setenv(machine.AT_ONCE, "2")
+    seen = []
+    states = features._states
+    monkeypatch.setattr(features, "_states", lambda *args: seen.append(len(args[3])) or states(*args))
+    np.testing.assert_allclose(features.read(llama, TEXTS, [1, 2]).mean, whole.mean, atol=2e-3)
+    assert max(seen) == 2
+    np.testing.assert_allclose(rewards.SequenceClassifier(roberta)(TEXTS), judged, atol=1e-6)
+
+
+@pytest.mark.parametrize("value", ["0", "many", "-3", "2.5"])
+def test_a_number_of_texts_that_is_none_is_refused(value, monkeypatch):
+    """A misspelt number would be ignored, and memory run out again."""
+    monkeypatch.setenv(machine.AT_ONCE, value)
+    with pytest.raises(ParameterError, match=f"IRLKIT_AT_ONCE = '{value}' in the environment: it should be a number from 1"):
+        machine.at_once(64)
+
+
+@pytest.mark.parametrize("error", [
+    torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"), MemoryError(),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes")])
+def test_running_out_of_memory_says_what_to_try(error):
+    """A CUDA traceback names neither what was done nor how to do it in less."""
+    with pytest.raises(ParameterError, match="memory ran out at sampling, with 64 texts at once: try IRLKIT_AT_ONCE=32 in the environment"):
+        with machine.in_memory(64, "sampling"):
+            raise error
+    with pytest.raises(ParameterError, match="with 1 texts at once: a machine with more memory is needed"):
+        with machine.in_memory(1, "sampling"):
+            raise error
+
+
+def test_memory_that_really_is_not_there(monkeypatch):
+    """The words by which torch tells it may change with a version."""
+    with pytest.raises(ParameterError, match="memory ran out at a test"):
+        with machine.in_memory(2, "a test"):
+            torch.empty(2**60, dtype=torch.uint8)
+
+
+def test_other_errors_stay_what_they_are():
+    """Any RuntimeError taken for lack of memory would hide a mistake."""
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        with machine.in_memory(64, "sampling"):
+            torch.zeros(2, 3) @ torch.zeros(2, 3)
