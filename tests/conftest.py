@@ -21,12 +21,12 @@ TEXTS = ["the cat sat on the mat and looked at the dog", "what a lovely day, sai
 PROMPTS = ["the cat", "what a lovely day, said", "you are", "people say that the weather", "I", "so the story goes on, and", "a fool"]
 
 
-def tokenizer(pad):
-    """A byte-pair tokenizer of 400 pieces, trained on TEXTS; `pad`: whether it has a padding token."""
+def tokenizer(pad, pieces=400):
+    """A byte-pair tokenizer of at most so many pieces, trained on TEXTS; `pad`: whether it has a padding token."""
     trained = Tokenizer(models.BPE())
     trained.pre_tokenizer, trained.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     special = ["<|end|>", "<|start|>", "<|pad|>"]
-    trained.train_from_iterator(TEXTS, trainers.BpeTrainer(vocab_size=400, special_tokens=special, show_progress=False,
+    trained.train_from_iterator(TEXTS, trainers.BpeTrainer(vocab_size=pieces, special_tokens=special, show_progress=False,
                                                            initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
     names = {"eos_token": "<|end|>", "bos_token": "<|start|>", "unk_token": "<|end|>"} | ({"pad_token": "<|pad|>"} if pad else {})
     return PreTrainedTokenizerFast(tokenizer_object=trained, **names)

@@ -196,6 +196,9 @@ def test_a_data_set_in_a_local_folder_gives_prompts(tmp_path, monkeypatch):
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "train.jsonl").write_text('{"prompt": "a"}\n{"prompt": "b"}\n')
     assert assets.prompts(str(tmp_path / "set")) == ["a", "b"]
+    (tmp_path / "rtp").mkdir()
+    (tmp_path / "rtp" / "train.jsonl").write_text('{"prompt": {"text": "c ", "toxicity": 0.1}, "continuation": {"text": "d"}}\n')
+    assert assets.prompts(str(tmp_path / "rtp")) == ["c"], "as in allenai/real-toxicity-prompts"
 
 
 def test_preferences_from_a_table(tmp_path):

@@ -1,12 +1,16 @@
 """What the machine decides: where models run, how much is in memory at once, and what is said when it runs out."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from conftest import TEXTS
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from irlkit import features, generation, machine, rewards
-from irlkit.irl import reward_model
+from irlkit.irl import reward_model, token_head
 from irlkit.parameters import ParameterError
 
 
@@ -20,19 +24,33 @@ def test_without_a_gpu_models_run_on_the_cpu(monkeypatch):
         assert machine.device() == "cuda" and machine.has_bfloat16() == has
 
 
-@pytest.mark.parametrize("place", ["sampling", "log_probs", "features", "classifier", "reward model"])
+class OneDevice(TorchDispatchMode):
+    """Refuses what a GPU would: an operation on tensors of two devices (but for copies between them)."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        tensors = [value for value in tree_leaves((args, kwargs)) if isinstance(value, torch.Tensor)]
+        devices = {tensor.device.type for tensor in tensors if tensor.dim()}
+        assert len(devices) < 2 or "copy" in str(function), f"{function} met tensors of {devices}"
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("place", ["sampling", "log_probs", "features", "classifier", "reward model", "token head"])
 def test_models_and_what_they_read_meet_on_the_device(place, neox, roberta, monkeypatch):
-    """A forgotten tensor fails on a GPU alone, where no test runs. The device "meta" computes nothing, but only with its own tensors."""
-    for module in (generation, features, rewards, reward_model):
+    """A forgotten tensor fails on a GPU alone, where no test runs. The device "meta" stands in for it: it computes shapes and no values."""
+    for module in (generation, features, rewards, reward_model, token_head):
         monkeypatch.setattr(module, "device", lambda: "meta")
+    words = generation.tokenizer_of(neox)
+    states, mask = torch.zeros(2, 3, 32), torch.ones(2, 3, dtype=torch.bool)
+    heads = {"w1": torch.zeros(1, 32, 4), "b1": torch.zeros(1, 1, 4), "w2": torch.zeros(1, 4, 2), "b2": torch.zeros(1, 1, 2)}
     call = {
-        "sampling": lambda: generation.sample(neox, TEXTS[:2], engine="transformers", max_new_tokens=2, threads=1),
+        "sampling": lambda: generation._transformers(neox, words, 1)(TEXTS[:2], tokenizer=words, samples=1, max_new_tokens=2, temperature=1.0, seed=0),
         "log_probs": lambda: generation.log_probs(neox, TEXTS[:2], [[5], [6]], engine="transformers", threads=1),
         "features": lambda: features.read(neox, TEXTS[:2], [1]),
         "classifier": lambda: rewards.SequenceClassifier(roberta)(TEXTS[:2]),
-        "reward model": lambda: reward_model.RewardModel(neox, 0, 2)(torch.zeros(2, 3, 32), torch.ones(2, 3, dtype=torch.bool)).cpu(),
+        "reward model": lambda: reward_model.RewardModel(neox, 0, 2)(states, mask).cpu(),
+        "token head": lambda: token_head.score(heads, SimpleNamespace(padded=lambda rows: (states, mask)), "softmin", np.arange(2)),
     }[place]
-    with pytest.raises((NotImplementedError, RuntimeError), match="meta tensor"):
+    with OneDevice(), pytest.raises((NotImplementedError, RuntimeError), match="meta tensor|nonzero"):
         call()
 
 
