@@ -134,7 +134,8 @@ def _forget_old_conversions() -> None:
 def prompts(name: str = "realtoxicityprompts") -> list[str]:
     """Distinct prompts, stripped: of a name, a file, or a data set (folder or Hub id) with a column text or prompt.
 
-    Such a column holds strings or, as that of allenai/real-toxicity-prompts, dicts with a ``text``. A ``.txt`` file holds one prompt a line; a ``.jsonl`` file one ``{"text": "…"}`` a line.
+    Such a column holds strings or, as that of allenai/real-toxicity-prompts, dicts with a ``text``.
+    A ``.txt`` file holds one prompt a line; a ``.jsonl`` file one ``{"text": "…"}`` a line.
     """
     if name in PROMPTS:
         return read_prompts(cached(name) / "prompts.jsonl")

@@ -84,8 +84,8 @@ def sampled(machine, model, prompts, samples, start, new, at_once=64):
     """(seconds, bytes) to draw completions, `at_once` prompts at a time."""
     parts = -(-prompts // at_once)
     sequences = min(prompts, at_once) * samples
-    logits = 2 * sequences * model.vocabulary * FLOAT
-    return parts * machine.sampling(model, sequences, start, new), model.parameters * FLOAT + model.cache(sequences * (start + new)) + logits
+    size = model.parameters * FLOAT + model.cache(sequences * (start + new)) + 2 * sequences * model.vocabulary * FLOAT
+    return parts * machine.sampling(model, sequences, start, new), size
 
 
 def trained(machine, model, judge, steps, batch, start, new, frozen):

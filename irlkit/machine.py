@@ -26,7 +26,7 @@ def has_bfloat16():
 
 
 def at_once(most):
-    """How many texts to have in memory at once: `most`, or fewer where IRLKIT_AT_ONCE says so; ParameterError if that is no such number."""
+    """How many texts to have in memory at once: `most`, or fewer where IRLKIT_AT_ONCE says so; ParameterError if that is no number."""
     value = os.environ.get(AT_ONCE, str(most))
     if not value.isdigit() or int(value) < 1:
         raise ParameterError(f"{AT_ONCE} = {value!r} in the environment: it should be a number from 1 upwards")
@@ -35,7 +35,7 @@ def at_once(most):
 
 @contextmanager
 def in_memory(texts, what):
-    """Turn running out of memory, while `texts` of them are worked on at once, into a ParameterError that says what to try; `what`: at what."""
+    """Turn running out of memory at `what`, with so many `texts` at once, into a ParameterError that says what to try."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:  # CUDA's own error is a RuntimeError

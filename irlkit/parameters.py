@@ -170,8 +170,8 @@ def check_vocabulary(sequences: list[list[int]], size: int, tokenizer, model) ->
     largest = max((max(ids) for ids in sequences if ids), default=-1)
     if largest >= size:
         raise ParameterError(
-            f"base_model: the tokenizer of {model} gives token {largest} ({tokenizer.convert_ids_to_tokens(largest)!r}), but the model's vocabulary "
-            f"ends at {size - 1}: these two do not belong together"
+            f"base_model: the tokenizer of {model} gives token {largest} ({tokenizer.convert_ids_to_tokens(largest)!r}), "
+            f"but the model's vocabulary ends at {size - 1}: these two do not belong together"
         )
 
 

@@ -80,7 +80,7 @@ def linear_toxicity() -> LinearToxicity:
 
 
 class SequenceClassifier:
-    """The same probability from a transformers model that classifies texts, such as a RoBERTa, in a folder; one label must be called toxic."""
+    """The same probability from a transformers model that classifies texts, such as a RoBERTa; one label must be called toxic."""
 
     def __init__(self, folder: Path | str, batch: int = 64):
         from transformers import AutoModelForSequenceClassification, AutoTokenizer

@@ -23,7 +23,6 @@ from irlkit.machine import at_once, has_bfloat16, in_memory
 from irlkit.parameters import ParameterError
 from irlkit.progress import bar
 
-
 LOGGED = ("step", "reward", "seconds", "kl", "length")
 
 
@@ -71,17 +70,17 @@ def train(model, prompts, reward, output, *, steps, scratch, watch=None, learnin
         return done["log"]
     checked_ids(model, tokenizer_of(model), prompts)
     rewards = {"score": reward} | ({"watched": watch} if watch else {})
-    how = {"steps": steps, "learning_rate": learning_rate, "kl_weight": kl_weight, "batch": batch, "group": group, "max_new_tokens": max_new_tokens,
-           "frozen_blocks": frozen_blocks, "keep": list(keep), "save_every": save_every, "seed": seed, "threads": threads or default_threads(),
-           "checkpoint": _checkpoint(Path(scratch), asked)}
+    how = {"steps": steps, "learning_rate": learning_rate, "kl_weight": kl_weight, "batch": batch, "group": group,
+           "max_new_tokens": max_new_tokens, "frozen_blocks": frozen_blocks, "keep": list(keep), "save_every": save_every, "seed": seed,
+           "threads": threads or default_threads(), "checkpoint": _checkpoint(Path(scratch), asked)}
     run = optimise if processes == 1 else partial(several.optimise, processes)
     log = run(str(model), list(prompts), rewards, str(output), str(scratch), **how)
     finished.write_text(json.dumps({"asked": asked | {"steps": steps}, "log": log}))
     return log
 
 
-def optimise(model, prompts, rewards, output, scratch, *, steps, learning_rate, kl_weight, batch, group, max_new_tokens, frozen_blocks, keep,
-             save_every, seed, threads, checkpoint):
+def optimise(model, prompts, rewards, output, scratch, *, steps, learning_rate, kl_weight, batch, group, max_new_tokens, frozen_blocks,
+             keep, save_every, seed, threads, checkpoint):
     """What `train` does once all is checked, from a checkpoint (or None) on: in one process, or in each of several. Returns the log.
 
     rewards: {name: reward}; the first one is trained on, others are only logged.
@@ -96,10 +95,11 @@ def optimise(model, prompts, rewards, output, scratch, *, steps, learning_rate, 
         train_dataset=datasets.Dataset.from_dict({"prompt": prompts}),
         args=RLOOConfig(
             output_dir=scratch, max_steps=steps, learning_rate=learning_rate, lr_scheduler_type="constant",
-            beta=kl_weight, per_device_train_batch_size=part, gradient_accumulation_steps=share // part, num_generations=group, temperature=1.0, seed=seed,
+            beta=kl_weight, per_device_train_batch_size=part, gradient_accumulation_steps=share // part, num_generations=group,
+            temperature=1.0, seed=seed,
             max_completion_length=max_new_tokens, logging_steps=1, save_steps=save_every, save_total_limit=1,
-            reward_weights=[1.0, 0.0][:len(rewards)], report_to=[], disable_dropout=True, gradient_checkpointing=False, bf16=has_bfloat16(),
-            use_cpu=not torch.cuda.is_available(), disable_tqdm=True))
+            reward_weights=[1.0, 0.0][:len(rewards)], report_to=[], disable_dropout=True, gradient_checkpointing=False,
+            bf16=has_bfloat16(), use_cpu=not torch.cuda.is_available(), disable_tqdm=True))
     trainer.remove_callback(PrinterCallback)
     if trainer.is_world_process_zero():
         trainer.add_callback(Progress())
@@ -153,8 +153,9 @@ def _checkpoint(scratch, asked):
 
 
 def _freeze(network, blocks):
-    if blocks >= network.config.num_hidden_layers:
-        raise ParameterError(f"frozen_blocks: {blocks} would leave nothing to train; the model has {network.config.num_hidden_layers} blocks")
+    count = network.config.num_hidden_layers
+    if blocks >= count:
+        raise ParameterError(f"frozen_blocks: {blocks} would leave nothing to train; the model has {count} blocks")
     if blocks:
         layers = next(module for module in network.modules() if isinstance(module, torch.nn.ModuleList)
                       and len(module) == network.config.num_hidden_layers)

@@ -12,8 +12,22 @@ from typing import Annotated
 
 from pydantic import Field
 
-from irlkit.parameters import Classifier, Fitted, Layers, Model, ModelOrNone, ParameterError, Place, Preferences, PromptsOrNone
-from irlkit.parameters import Sampled, Settings, Size, Training, Written
+from irlkit.parameters import (
+    Classifier,
+    Fitted,
+    Layers,
+    Model,
+    ModelOrNone,
+    ParameterError,
+    Place,
+    Preferences,
+    PromptsOrNone,
+    Sampled,
+    Settings,
+    Size,
+    Training,
+    Written,
+)
 
 
 class TabularIRL(Settings):

@@ -1,7 +1,7 @@
-"""RLHF on several GPUs: N processes of `accelerate launch` run the very function that one would, each with its share of a step's completions.
+"""RLHF on several GPUs: N processes of `accelerate launch` run the function that one would, each with its share of a step's completions.
 
 A notebook that has used a GPU cannot be split into processes any more (accelerate's notebook_launcher refuses), and a function that was
-made in it cannot be handed over. So the call is written down in a file, with each reward as what it is made of, and the processes read that.
+made in it cannot be handed over. So the call is written down in a file, with each reward as what it is made of; the processes read that.
 """
 
 import importlib
@@ -26,8 +26,10 @@ def optimise(processes, model, prompts, rewards, output, scratch, **how):
     described = {name: describe(reward, scratch / "rewards" / name) for name, reward in rewards.items()}
     call, log = scratch / "call.json", scratch / "log.json"
     log.unlink(missing_ok=True)
-    call.write_text(json.dumps({"model": model, "prompts": prompts, "rewards": described, "output": output, "scratch": str(scratch), **how}))
-    done = subprocess.run([*LAUNCH, "--num_processes", str(processes), "-m", "irlkit.several", str(call), str(log)], stderr=subprocess.PIPE, text=True)
+    asked = {"model": model, "prompts": prompts, "rewards": described, "output": output, "scratch": str(scratch), **how}
+    call.write_text(json.dumps(asked))
+    command = [*LAUNCH, "--num_processes", str(processes), "-m", "irlkit.several", str(call), str(log)]
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
     if done.returncode or not log.exists():
         lines = done.stderr.strip().splitlines()
         said = [line for line in lines if line.startswith("error: ")] or lines[-1:] or ["nothing was said"]
@@ -43,7 +45,8 @@ def describe(reward, folder):
     if isinstance(reward, partial) and not reward.args:
         return {"function": _name(reward.func), "with": reward.keywords}
     if hasattr(reward, "deviation"):
-        return {"scaled": _name(type(reward)), "reward": describe(reward.reward, folder), "mean": reward.mean, "deviation": reward.deviation}
+        inner = describe(reward.reward, folder)
+        return {"scaled": _name(type(reward)), "reward": inner, "mean": reward.mean, "deviation": reward.deviation}
     return {"function": _name(reward), "with": {}}
 
 

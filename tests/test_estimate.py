@@ -15,12 +15,14 @@ GPU = Machine(bfloat16=100.0e12, float32=10.0e12, bandwidth=1.0e12, utilisation=
 def test_weights_are_those_of_transformers():
     """A forgotten matrix would make every figure too small."""
     for model in (SMALL, LARGE):
-        config = GPTNeoXConfig(num_hidden_layers=model.blocks, hidden_size=model.width, intermediate_size=model.inner, vocab_size=model.vocabulary)
+        config = GPTNeoXConfig(num_hidden_layers=model.blocks, hidden_size=model.width, intermediate_size=model.inner,
+                               vocab_size=model.vocabulary)
         with torch.device("meta"):
             network = AutoModelForCausalLM.from_config(config)
         assert model.parameters == sum(parameter.numel() for parameter in network.parameters())
     with torch.device("meta"):
-        classifier = AutoModelForSequenceClassification.from_config(RobertaConfig(vocab_size=50265, max_position_embeddings=514, type_vocab_size=1))
+        config = RobertaConfig(vocab_size=50265, max_position_embeddings=514, type_vocab_size=1)
+        classifier = AutoModelForSequenceClassification.from_config(config)
     assert JUDGE.parameters == pytest.approx(sum(parameter.numel() for parameter in classifier.parameters()), rel=0.01)
 
 

@@ -183,7 +183,8 @@ def with_tokenizer(model, folder, template=None, starts=False):
     words = AutoTokenizer.from_pretrained(model)
     words.chat_template = template
     if starts:
-        words.backend_tokenizer.post_processor = processors.TemplateProcessing("<|start|> $A", special_tokens=[("<|start|>", words.bos_token_id)])
+        first = [("<|start|>", words.bos_token_id)]
+        words.backend_tokenizer.post_processor = processors.TemplateProcessing("<|start|> $A", special_tokens=first)
     words.save_pretrained(folder)
     return folder
 
@@ -219,9 +220,10 @@ def test_a_vocabulary_smaller_than_the_tokenizers_is_refused(neox, tmp_path, eng
     """An index out of range in an embedding: on a GPU an assertion that stops all later work and names nothing."""
     model = resized(neox, tmp_path / "small", -20)
     last = max(max(ids) for ids in tokenizer_of(neox)(TEXTS).input_ids)
-    for call in (lambda: sample(model, TEXTS, max_new_tokens=2, engine=engine, threads=1), lambda: log_probs(model, TEXTS, [[5]] * len(TEXTS), engine=engine),
-                 lambda: read(model, TEXTS, [1])):
-        with pytest.raises(ParameterError, match=rf"the tokenizer of .*small gives token {last} \('.*'\), but the model's vocabulary ends at \d+: these two"):
+    message = rf"the tokenizer of .*small gives token {last} \('.*'\), but the model's vocabulary ends at \d+: these two"
+    for call in (lambda: sample(model, TEXTS, max_new_tokens=2, engine=engine, threads=1),
+                 lambda: log_probs(model, TEXTS, [[5]] * len(TEXTS), engine=engine), lambda: read(model, TEXTS, [1])):
+        with pytest.raises(ParameterError, match=message):
             call()
 
 

@@ -330,7 +330,7 @@ def test_dimensions_that_do_not_fit_are_refused(recovered):
 def test_a_reward_of_another_model_is_refused_before_anything_is_read(neox, layers, name):
     """A reward file beside the wrong model: the layers may be there, and the scores then mean nothing."""
     reward = RecoveredReward(np.zeros(64 if 7 in layers else 48, np.float32), 0.0, str(neox), layers, "mean")
-    with pytest.raises(ParameterError, match=f"the reward reads {name} dimensions, but the model .* has layers 0 to 2 of width 32: these two do not"):
+    with pytest.raises(ParameterError, match=f"the reward reads {name} dimensions, but the model .* has layers 0 to 2 of width 32: these"):
         reward(["a text"])
 
 

@@ -36,14 +36,15 @@ class OneDevice(TorchDispatchMode):
 
 @pytest.mark.parametrize("place", ["sampling", "log_probs", "features", "classifier", "reward model", "token head"])
 def test_models_and_what_they_read_meet_on_the_device(place, neox, roberta, monkeypatch):
-    """A forgotten tensor fails on a GPU alone, where no test runs. The device "meta" stands in for it: it computes shapes and no values."""
+    """A forgotten tensor fails on a GPU alone, where no test runs. The device "meta", of shapes without values, stands in for it."""
     for module in (generation, features, rewards, reward_model, token_head):
         monkeypatch.setattr(module, "device", lambda: "meta")
     words = generation.tokenizer_of(neox)
     states, mask = torch.zeros(2, 3, 32), torch.ones(2, 3, dtype=torch.bool)
     heads = {"w1": torch.zeros(1, 32, 4), "b1": torch.zeros(1, 1, 4), "w2": torch.zeros(1, 4, 2), "b2": torch.zeros(1, 1, 2)}
     call = {
-        "sampling": lambda: generation._transformers(neox, words, 1)(TEXTS[:2], tokenizer=words, samples=1, max_new_tokens=2, temperature=1.0, seed=0),
+        "sampling": lambda: generation._transformers(neox, words, 1)(
+            TEXTS[:2], tokenizer=words, samples=1, max_new_tokens=2, temperature=1.0, seed=0),
         "log_probs": lambda: generation.log_probs(neox, TEXTS[:2], [[5], [6]], engine="transformers", threads=1),
         "features": lambda: features.read(neox, TEXTS[:2], [1]),
         "classifier": lambda: rewards.SequenceClassifier(roberta)(TEXTS[:2]),
@@ -76,7 +77,7 @@ def test_a_number_of_texts_that_is_none_is_refused(value, monkeypatch):
 
 @pytest.mark.parametrize("error", [
     torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"), MemoryError(),
-    RuntimeError("[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes")])
+    RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes")])
 def test_running_out_of_memory_says_what_to_try(error):
     """A CUDA traceback names neither what was done nor how to do it in less."""
     with pytest.raises(ParameterError, match="memory ran out at sampling, with 64 texts at once: try IRLKIT_AT_ONCE=32 in the environment"):

@@ -94,5 +94,5 @@ def test_a_classifier_without_a_toxic_label_is_refused(roberta, tmp_path):
     network.config.id2label = {0: "LABEL_0", 1: "LABEL_1"}
     network.save_pretrained(tmp_path / "unnamed")
     words.save_pretrained(tmp_path / "unnamed")
-    with pytest.raises(ParameterError, match="true_reward: the classifier in .* has the labels label_0, label_1; one called 'toxic' is needed"):
+    with pytest.raises(ParameterError, match="true_reward: the classifier in .* has the labels label_0, label_1; one called 'toxic' is"):
         rewards.toxicity(["you fool"], str(tmp_path / "unnamed"))

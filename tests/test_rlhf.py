@@ -182,7 +182,7 @@ def test_a_run_out_of_memory_goes_on_in_smaller_parts(llama, tmp_path, monkeypat
         return noted(calls)(texts)
 
     calls, seen = [], []
-    with pytest.raises(ParameterError, match="memory ran out at RLHF, with 8 texts at once: try IRLKIT_AT_ONCE=4 in the environment; what is finished is kept"):
+    with pytest.raises(ParameterError, match="memory ran out at RLHF, with 8 texts at once: try IRLKIT_AT_ONCE=4 in the environment"):
         learn(llama, tmp_path, too_much, steps=5, save_every=2)
     monkeypatch.setenv(AT_ONCE, "4")
     log, _ = learn(llama, tmp_path, noted(seen), steps=5, save_every=2)

@@ -49,7 +49,8 @@ def test_two_processes_train_a_model(neox, roberta, tmp_path):
 def test_an_error_of_a_process_is_told_in_its_own_words(neox, tmp_path):
     """A launcher's traceback of a hundred lines, in a notebook that never saw the processes."""
     with pytest.raises(ParameterError, match="RLHF in 2 processes ended early: frozen_blocks: 9 would leave nothing to train"):
-        rlhf.train(neox, PROMPTS, rerlhf.shorter, tmp_path / "expert", scratch=tmp_path / "scratch", steps=1, frozen_blocks=9, processes=2, **HOW)
+        rlhf.train(neox, PROMPTS, rerlhf.shorter, tmp_path / "expert", scratch=tmp_path / "scratch", steps=1, processes=2,
+                   frozen_blocks=9, **HOW)
 
 
 def test_a_step_that_cannot_be_shared_out_is_refused(neox, tmp_path):

@@ -64,8 +64,8 @@ def check_fit(model, layers, dimensions):
     """ParameterError for a reward on states in so many dimensions that the named model does not have at these layers."""
     config = AutoConfig.from_pretrained(assets.model(model)).get_text_config()
     if max(layers) > config.num_hidden_layers or dimensions != len(layers) * config.hidden_size:
-        raise ParameterError(f"the reward reads layers {' '.join(map(str, layers))} in {dimensions} dimensions, but the model {model} has layers 0 to "
-                             f"{config.num_hidden_layers} of width {config.hidden_size}: these two do not belong together")
+        raise ParameterError(f"the reward reads layers {' '.join(map(str, layers))} in {dimensions} dimensions, but the model {model} "
+                             f"has layers 0 to {config.num_hidden_layers} of width {config.hidden_size}: these two do not belong together")
 
 
 def write_folder(folder, arrays, note):
