@@ -168,7 +168,7 @@ def pool(states, mask):
     """Mean, max and last, each [n, L, d], over the masked tokens of states [n, L, T, d]."""
     mask = mask[:, None, :, None]
     count = mask.sum(2)
-    last = (mask * torch.arange(mask.shape[2])[None, None, :, None]).argmax(2, keepdim=True)
+    last = (mask * torch.arange(mask.shape[2], device=mask.device)[None, None, :, None]).argmax(2, keepdim=True)
     return {"mean": (states * mask).sum(2) / count,
             "max": states.masked_fill(~mask, -torch.inf).amax(2),
             "last": states.gather(2, last.expand(-1, states.shape[1], -1, states.shape[3]))[:, :, 0]}

@@ -211,7 +211,7 @@ def test_preferences_from_a_table(tmp_path):
 
 
 def test_models_that_are_refused(tmp_path):
-    with pytest.raises(AssetError, match=r"neither a known name \(smollm2-135m-instruct\)"):
+    with pytest.raises(AssetError, match=r"neither a known name \(smollm2-135m-instruct, gemma-3-270m\)"):
         assets.model("nope")
     with pytest.raises(AssetError, match=r"lacks config\.json or weights"):
         assets.model(str(tmp_path))
