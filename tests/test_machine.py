@@ -51,14 +51,14 @@ def test_models_and_what_they_read_meet_on_the_device(place, neox, roberta, monk
         "sampling": lambda: generation._transformers(neox, words, 1)(
             TEXTS[:2], tokenizer=words, samples=1, max_new_tokens=2, temperature=1.0, seed=0),
         "log_probs": lambda: generation.log_probs(neox, TEXTS[:2], [[5], [6]], engine="transformers", threads=1),
-        "features": lambda: features.read(neox, TEXTS[:2], [1]),
+        "features": lambda: features.read(neox, TEXTS[:2], [1]).mean,
         "classifier": lambda: rewards.SequenceClassifier(roberta)(TEXTS[:2]),
         "reward model": lambda: reward_model.RewardModel(neox, 0, 2)(states, mask).cpu(),
         "token head": lambda: token_head.score(heads, SimpleNamespace(padded=lambda rows: (states, mask)), "softmin", np.arange(2)),
     }[place]
     with OneDevice():
-        if place in ("sampling", "token head"):  # whose numbers "meta" cannot list, or count
-            with pytest.raises(RuntimeError, match="tolist|meta tensor|nonzero"):
+        if place == "token head":  # which picks its tokens by a mask, and how many these are "meta" cannot say
+            with pytest.raises(NotImplementedError, match="nonzero"):
                 call()
         else:
             assert len(call()) == 2
