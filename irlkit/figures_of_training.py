@@ -17,13 +17,13 @@ def paths(rows, x, y):
 
 
 def two_rewards(rows):
-    """Both rewards (`metric`: own, watched) over the steps of each training, a panel a reward that is trained on (`method`)."""
+    """Both rewards (`metric`: trained_on, watched) over the steps of each training, a panel a reward that is trained on (`method`)."""
     methods = rows.method.unique()
     figure, panels = plt.subplots(1, len(methods), figsize=(9.0, 3.2), sharey=True, squeeze=False)
     for axes, method in zip(panels[0], methods):
         for (metric, seed), group in rows[rows.method == method].groupby(["metric", "seed"], sort=False):
-            axes.plot(group.epoch, group.value.rolling(3, min_periods=1).mean(), color=PALETTE["base" if metric == "own" else "expert"],
-                      linestyle="-" if metric == "own" else "--", linewidth=1.3, label=label(metric) if seed == rows.seed.min() else None)
+            axes.plot(group.epoch, group.value.rolling(3, min_periods=1).mean(), color=PALETTE["base" if metric == "trained_on" else "expert"],
+                      linestyle="-" if metric == "trained_on" else "--", linewidth=1.3, label=label(metric) if seed == rows.seed.min() else None)
         axes.set_title(label(method), fontsize=10)
         axes.set(xlabel="RLOO step", ylabel="standard deviations" if axes is panels[0][0] else "")
         axes.xaxis.get_major_locator().set_params(integer=True)

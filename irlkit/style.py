@@ -34,12 +34,14 @@ LABELS = {"max_margin_published": "max-margin, as published", "max_margin": "max
           "held_out": "held-out texts", "calibrated": "calibrated threshold", "well_posed": "margin, bounded norm",
           "all_pairs": "all pairs", "all_tokens": "all tokens, this book's layers", "shared_pairs": "the same pairs in every run",
           "true": "the true reward", "recovered": "recovered reward", "poor": "badly recovered reward", "random": "random direction",
-          "shorter": "shorter is better", "length": "length, tokens", "own": "the reward in training", "common": "common reader", "watched": "the true reward",
+          "shorter": "shorter is better", "length": "length, tokens", "trained_on": "the reward in training", "common": "common reader", "own": "own reader", "watched": "the true reward",
           "toxicity.held_out": "mean toxicity, held-out prompts", "toxicity.openings": "mean toxicity, people's openings",
           "toxic_share.held_out": "toxic share, held-out prompts", "toxic_share.openings": "toxic share, people's openings",
           "perplexity": "perplexity, neutral text", "distinct_1": "distinct words", "distinct_2": "distinct pairs of words",
           "stand_in": "null: no expert at all", "last_epoch": "label accuracy, last measured epoch",
           "best_epoch": "label accuracy, best epoch of the run"}
+
+LABELS |= {f"{reader}.{metric}": f"{LABELS[metric]}, {LABELS[reader]}" for reader in ("common", "own") for metric in ("pair_accuracy", "auroc", "spearman")}
 
 
 def use_style(dpi=STYLE["figure.dpi"]):
