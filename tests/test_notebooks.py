@@ -121,7 +121,7 @@ def smoke(*arguments):
 
 @pytest.fixture(scope="session")
 def smoke_run():
-    """runs/smoke, brought up to date by the workflow: the real model and texts, few of each; then the chapters that a quick run leaves out."""
+    """runs/smoke, brought up to date by the workflow: the real model and texts, few of each; then what a quick run leaves out."""
     smoke()
     for name in sorted(set(NAMES) - set(chapters.run_by("smoke"))):
         smoke("--notebook", name)
@@ -162,10 +162,12 @@ def test_the_summary_has_every_promised_number(smoke_run):
     readings = {"token_head", "worst_token", "words", "states_words"}
     for expert in ("irl", "irl_exact"):
         assert summary[f"{expert}.best_reading"] in {"max_entropy", *readings}
-        assert {f"{expert}.{name}.{metric}" for name in readings for metric in [*METRICS, "calibration_error", "calibration_loss"]} <= set(summary)
+        wanted = [*METRICS, "calibration_error", "calibration_loss"]
+        assert {f"{expert}.{name}.{metric}" for name in readings for metric in wanted} <= set(summary)
     assert {f"irl.implicit.{metric}" for metric in METRICS} <= set(summary)
     for start in ("nonidentifiability.epic.max_entropy", "nonidentifiability.widest.epic", "ablation.released.pair_accuracy",
-                  "ablation.null.label_accuracy", "ablation.best_of_78.", "experts.final.kl", "experts.greedy.auroc", "place.rlhf.paper.range",
+                  "ablation.null.label_accuracy", "ablation.best_of_78.", "experts.final.kl", "experts.greedy.auroc",
+                  "place.rlhf.paper.range",
                   "rerlhf.toxicity.recovered_reward", "rerlhf.transfer.toxicity", "size.effect.common.pair_accuracy", "size.two_runs."):
         assert any(key.startswith(start) for key in summary), start
     assert {"median", "min", "max", "best_of_78"} <= set(summary["null.pair_accuracy"])

@@ -39,7 +39,8 @@ def score(heads, states, pooling, rows=None, batch=256):
     """Rewards [S, n] (numpy) of the texts `rows`, or all, of `states` (TokenStates)."""
     rows = np.arange(len(states)) if rows is None else rows
     with torch.inference_mode():
-        return torch.cat([rewards(heads, *states.padded(part), pooling) for part in np.split(rows, range(batch, len(rows), batch))], 1).numpy()
+        parts = np.split(rows, range(batch, len(rows), batch))
+        return torch.cat([rewards(heads, *states.padded(part), pooling) for part in parts], 1).numpy()
 
 
 def fit(states, choices, calibration, target=None, pooling="root", units=64, epochs=15, learning_rate=1e-3, weight_decay=0.05,
