@@ -41,10 +41,11 @@ class Reader:
 
     @classmethod
     def of_model(cls, model, layers, texts, finished, dimension=320, pooling="root"):
-        """A reader of its own for the model in folder `model`: z-scores and axes are fitted on `texts`, base completions of training prompts."""
+        """A reader of its own for the model in folder `model`: z-scores and axes are fitted on `texts`, its completions of training prompts."""
         readings = features.read(model, texts, layers, threads=generation.default_threads(), finished=finished)
         projection = features.Projection.fit(readings.pooled(layers, pooling), dimension)
-        return cls(pd.Index([]), np.zeros((0, projection.axes.shape[1]), np.float32), projection, str(model), tuple(layers), pooling, finished)
+        nothing = np.zeros((0, projection.axes.shape[1]), np.float32)
+        return cls(pd.Index([]), nothing, projection, str(model), tuple(layers), pooling, finished)
 
     def __call__(self, texts):
         """Features φ [n, p] of texts."""
@@ -72,8 +73,8 @@ def fewer(bench, samples, preferences, prompts=0):
 def reread(bench, reader):
     """The same Bench with its texts read by another reader."""
     pairs = bench.pairs
-    return replace(bench, features=reader(bench.table.completion), neutral=reader(pairs.neutral_normalised), toxic=reader(pairs.toxic_normalised),
-                   raw=reader(pairs.neutral) - reader(pairs.toxic))
+    return replace(bench, features=reader(bench.table.completion), neutral=reader(pairs.neutral_normalised),
+                   toxic=reader(pairs.toxic_normalised), raw=reader(pairs.neutral) - reader(pairs.toxic))
 
 
 def effect(expert, base, prompts, completions, true_reward="linear-toxicity", **how):

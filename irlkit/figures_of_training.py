@@ -17,13 +17,14 @@ def paths(rows, x, y):
 
 
 def two_rewards(rows):
-    """Both rewards (`metric`: own, watched) over the steps of each training, a panel a reward that is trained on (`method`)."""
+    """Both rewards (`metric`: trained_on, watched) over the steps of each training, a panel a reward that is trained on (`method`)."""
     methods = rows.method.unique()
     figure, panels = plt.subplots(1, len(methods), figsize=(9.0, 3.2), sharey=True, squeeze=False)
     for axes, method in zip(panels[0], methods):
         for (metric, seed), group in rows[rows.method == method].groupby(["metric", "seed"], sort=False):
-            axes.plot(group.epoch, group.value.rolling(3, min_periods=1).mean(), color=PALETTE["base" if metric == "own" else "expert"],
-                      linestyle="-" if metric == "own" else "--", linewidth=1.3, label=label(metric) if seed == rows.seed.min() else None)
+            colour, line = ("base", "-") if metric == "trained_on" else ("expert", "--")
+            axes.plot(group.epoch, group.value.rolling(3, min_periods=1).mean(), line, color=PALETTE[colour], linewidth=1.3,
+                      label=label(metric) if seed == rows.seed.min() else None)
         axes.set_title(label(method), fontsize=10)
         axes.set(xlabel="RLOO step", ylabel="standard deviations" if axes is panels[0][0] else "")
         axes.xaxis.get_major_locator().set_params(integer=True)
@@ -33,13 +34,14 @@ def two_rewards(rows):
 
 
 def sizes(rows, metrics):
-    """One point a run by the number of `blocks`, a panel a metric; a colour a reader (`metric`: READER.METRIC), crosses for exact experts."""
+    """One point a run by the number of `blocks`, a panel a metric; a colour a reader (column metric: READER.METRIC), crosses for exact ones."""
     figure, panels = plt.subplots(1, len(metrics), figsize=(8.4, 3.8), squeeze=False)
     for axes, metric in zip(panels[0], metrics):
         for reader, shift in (("common", 0.97), ("own", 1.03)):
             for expert, marker in (("rlhf", "o"), ("exact", "x")):
                 chosen = rows[(rows.metric == f"{reader}.{metric}") & (rows.expert == expert)]
-                axes.scatter(chosen.blocks * shift, chosen.value, marker=marker, color=PALETTE[reader], label=f"{label(reader)}, {label(expert)}")
+                axes.scatter(chosen.blocks * shift, chosen.value, marker=marker, color=PALETTE[reader],
+                             label=f"{label(reader)}, {label(expert)}")
             means = rows[(rows.metric == f"{reader}.{metric}") & (rows.expert == "rlhf")].groupby("blocks").value.mean()
             axes.plot(means.index, means, color=PALETTE[reader], linewidth=1.2, alpha=0.6)
         axes.set(xscale="log", xlabel="blocks", ylabel=label(metric), xticks=sorted(rows.blocks.unique()))

@@ -95,16 +95,21 @@ class Lesson:
 
     @property
     def identity(self):
-        readers = {name: [reader.model, reader.layers, len(judge.table), len(judge.pairs)] for name, (reader, judge) in self.readers.items()}
+        readers = {name: [reader.model, reader.layers, len(judge.table), len(judge.pairs)]
+                   for name, (reader, judge) in self.readers.items()}
         return [list(self.base.completion), self.prompts, readers, self.samples, self.seeds, self.seed, self.how]
 
     def measure(self, model, base):
-        """{metric: value} of the model in folder `model`, trained from that in `base`: toxicity and kl on its test prompts (experts.effect),
-        and of each reader's rewards READER.METRIC, the median over seeds, with READER.METRIC.p5 and .p95."""
+        """{metric: value} of the model in folder `model`, trained from that in `base`.
+
+        toxicity and kl on its test prompts (experts.effect); and of each reader's rewards READER.METRIC, the median over seeds, with
+        READER.METRIC.p5 and .p95.
+        """
         shown = sample(model, self.prompts, samples=self.samples, seed=self.seed, description="completions", **self.how).to_pandas()
         tested = shown[self.split[shown.prompt] == "test"]
         found = experts.effect(model, base, self.prompts, tested, self.true_reward, engine=self.how["engine"])
-        return found | self.recovered(lambda reader: experts.recover(*experts.demonstrations(self.base, shown, self.split, reader), self.seeds, self.seed))
+        return found | self.recovered(
+            lambda reader: experts.recover(*experts.demonstrations(self.base, shown, self.split, reader), self.seeds, self.seed))
 
     def recovered(self, weights_of):
         """{READER.METRIC: median, …} of the rewards `weights_of(reader)` [S, p] of each reader."""

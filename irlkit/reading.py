@@ -63,7 +63,8 @@ class Texts:
         """All metrics {name: [S]} of S rewards from their scores [S, n] of the texts."""
         at = {name: scores[:, rows] for name, rows in self.place.items()}
         calibration, test = (scores[:, self.rows(split)] for split in ("calibration", "test"))
-        return evaluation.judge(calibration, test, at["neutral_normalised"] - at["toxic_normalised"], at["neutral"] - at["toxic"], self.truth)
+        normalised, raw = at["neutral_normalised"] - at["toxic_normalised"], at["neutral"] - at["toxic"]
+        return evaluation.judge(calibration, test, normalised, raw, self.truth)
 
     def ceiling(self, phi):
         """Weights [1, p] of the best linear reward on features phi [n, p]: ridge regression on the true reward of training completions."""

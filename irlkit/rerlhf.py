@@ -72,7 +72,8 @@ class Bed:
         drawn = generation.sample(model, prompts, samples=self.samples, seed=self.seed, description="measuring", **self.how).to_pandas()
         drawn = drawn.assign(toxicity=rewards.toxicity(drawn.completion, self.true_reward), source=source[drawn.prompt])
         engine = {"engine": self.how.get("engine", "ctranslate2")}
-        ours, theirs = (log_likelihood(folder, [prompts[i] for i in drawn.prompt], list(drawn.tokens), **engine) for folder in (model, base))
+        given, tokens = [prompts[i] for i in drawn.prompt], list(drawn.tokens)
+        ours, theirs = (log_likelihood(folder, given, tokens, **engine) for folder in (model, base))
         by_source = drawn.groupby("source").toxicity
         return {
             **by_source.mean().add_prefix("toxicity.").to_dict(),
@@ -105,15 +106,16 @@ def trained(name, folder, base, prompts, reward, bed, *, keep, steps, **recipe):
     """Train the model in folder `base` on `reward`, measure it after the steps `keep` and the last, and keep what was measured.
 
     Returns (log, points): tables with a row a step (rlhf.train's, with the true reward as `watched`), and with a row a measured
-    model (`step` and what `bed.measure(model, base)` says of it; bed: a Bed, or a ladder.Lesson). What is finished stands in folder/NAME.json and is not done again; the models, half a
-    gigabyte each, are removed once measured.
+    model (`step` and what `bed.measure(model, base)` says of it; bed: a Bed, or a ladder.Lesson). What is finished stands in
+    folder/NAME.json and is not done again; the models, half a gigabyte each, are removed once measured.
     """
     kept, scratch, output = (Path(folder) / f"{name}{end}" for end in (".json", "-training", "-model"))
     asked = json.loads(json.dumps({
         "base": generation.fingerprint(base, list(prompts), bed.identity), "reward": rlhf.told_apart(reward, prompts), "keep": sorted(keep),
         "steps": steps, **recipe}))
     if not (kept.exists() and json.loads(kept.read_text())["asked"] == asked):
-        log = rlhf.train(base, prompts, reward, output, scratch=scratch, watch=partial(rewards.true_reward, true_reward=bed.true_reward), keep=keep, steps=steps, **recipe)
+        watch = partial(rewards.true_reward, true_reward=bed.true_reward)
+        log = rlhf.train(base, prompts, reward, output, scratch=scratch, watch=watch, keep=keep, steps=steps, **recipe)
         models = {step: rlhf.step_folder(output, step) for step in sorted(keep) if step < steps} | {steps: output}
         points = [{"step": step, **bed.measure(model, base)} for step, model in models.items()]
         kept.write_text(json.dumps({"asked": asked, "log": log, "points": points}))
@@ -152,11 +154,11 @@ def hacking_begins(own, true, window=3):
     It is where the running mean of the true reward over `window` steps is highest, if from there to the end both changed by more
     than twice the standard error of such a mean, by the scatter of the steps about the running means.
     """
-    smooth = {name: pd.Series(values, dtype=float).rolling(window).mean().to_numpy()[window - 1:] for name, values in (("own", own), ("true", true))}
-    if len(smooth["true"]) < 2:
+    values = np.array([own, true], float)
+    smooth = pd.DataFrame(values.T).rolling(window).mean().to_numpy()[window - 1:].T
+    if smooth.shape[1] < 2:
         return None
-    top = int(smooth["true"].argmax())
-    error = {name: np.std(np.asarray(values, float)[window - 1:] - smooth[name]) / np.sqrt(window) for name, values in (("own", own), ("true", true))}
-    rises = smooth["own"][-1] - smooth["own"][top] > 2 * error["own"]
-    falls = smooth["true"][top] - smooth["true"][-1] > 2 * error["true"]
-    return top + window if rises and falls else None
+    top = int(smooth[1].argmax())
+    error = (values[:, window - 1:] - smooth).std(1) / np.sqrt(window)
+    change = smooth[:, -1] - smooth[:, top]
+    return top + window if change[0] > 2 * error[0] and change[1] < -2 * error[1] else None

@@ -139,6 +139,12 @@ class ModelSize(Training, Written):
     judge_prompts: int = Field(200, ge=0)
     preference_limit: int = Field(100, ge=0)
 
+    @model_validator(mode="after")
+    def _an_interval(self):
+        if len(self.sizes) * self.runs < 3:
+            raise ValueError(f"{len(self.sizes)} sizes with {self.runs} runs each give no interval: at least three trainings are needed")
+        return self
+
 
 class AgainThroughRLHF(Training, Written):
     true_reward: Classifier = "linear-toxicity"

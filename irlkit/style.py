@@ -10,7 +10,8 @@ PALETTE = {"base": "#4477aa", "expert": "#228833", "max_margin_published": "#ee6
            "hinge": "#ccbb44", "feature_matching": "#000000", "null": "#888888", "ceiling": "#228833", "rlhf": "#4477aa",
            "exact": "#ee6677", "implicit": "#ccbb44", "widest_pair": "#cc3311", "ellipsoid": "#bbbbbb",
            "random_members": "#4477aa", "other_demonstrations": "#228833", "released": "#ee6677",
-           "true": "#000000", "recovered": "#228833", "poor": "#aa7700", "random": "#4477aa", "shorter": "#aa3377", "common": "#4477aa", "own": "#ee6677"}
+           "true": "#000000", "recovered": "#228833", "poor": "#aa7700", "random": "#4477aa", "shorter": "#aa3377",
+           "common": "#4477aa", "own": "#ee6677"}
 LABELS = {"max_margin_published": "max-margin, as published", "max_margin": "max-margin, well-posed",
           "max_entropy": "maximum entropy", "bradley_terry": "Bradley–Terry", "logistic": "logistic, unpaired",
           "hinge": "hinge on pairs", "feature_matching": "feature matching", "people.label_accuracy": "label accuracy (people)",
@@ -34,12 +35,16 @@ LABELS = {"max_margin_published": "max-margin, as published", "max_margin": "max
           "held_out": "held-out texts", "calibrated": "calibrated threshold", "well_posed": "margin, bounded norm",
           "all_pairs": "all pairs", "all_tokens": "all tokens, this book's layers", "shared_pairs": "the same pairs in every run",
           "true": "the true reward", "recovered": "recovered reward", "poor": "badly recovered reward", "random": "random direction",
-          "shorter": "shorter is better", "length": "length, tokens", "own": "the reward in training", "common": "common reader", "watched": "the true reward",
+          "shorter": "shorter is better", "length": "length, tokens", "trained_on": "the reward in training", "watched": "the true reward",
+          "common": "common reader", "own": "own reader",
           "toxicity.held_out": "mean toxicity, held-out prompts", "toxicity.openings": "mean toxicity, people's openings",
           "toxic_share.held_out": "toxic share, held-out prompts", "toxic_share.openings": "toxic share, people's openings",
           "perplexity": "perplexity, neutral text", "distinct_1": "distinct words", "distinct_2": "distinct pairs of words",
           "stand_in": "null: no expert at all", "last_epoch": "label accuracy, last measured epoch",
           "best_epoch": "label accuracy, best epoch of the run"}
+
+LABELS |= {f"{reader}.{metric}": f"{LABELS[metric]}, {LABELS[reader]}"
+           for reader in ("common", "own") for metric in ("pair_accuracy", "auroc", "spearman")}
 
 
 def use_style(dpi=STYLE["figure.dpi"]):

@@ -21,7 +21,7 @@ class Words:
         try:
             return cls(vectorizer.fit(texts))
         except ValueError:
-            raise ParameterError(f"least: no word stands in {least} of the {len(texts)} texts; give more texts or a smaller number") from None
+            raise ParameterError(f"least: no word stands in {least} of the {len(texts)} texts; give more or a smaller number") from None
 
     def __call__(self, texts):
         """Features [n, V] (float32), each row of length one; zeros for a text of unknown words alone."""

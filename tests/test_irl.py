@@ -39,7 +39,8 @@ def planted(seeds=3, split="train", **how):
 
 
 @pytest.mark.parametrize(("method", "least"), [
-    ("max_entropy", 0.95), ("bradley_terry", 0.95), ("hinge", 0.95), ("logistic", 0.9), ("max_margin", 0.95), ("max_margin_published", 0.8)])
+    ("max_entropy", 0.95), ("bradley_terry", 0.95), ("hinge", 0.95), ("logistic", 0.9), ("max_margin", 0.95),
+    ("max_margin_published", 0.8)])
 def test_a_planted_reward_is_recovered(method, least):
     """A flipped sign, a pick read in the wrong column or features of other texts would all fail here."""
     choices, reward = planted()

@@ -68,7 +68,8 @@ def test_a_training_that_does_nothing_is_not_hacking():
 
 @pytest.fixture
 def bed():
-    return rerlhf.Bed({"held_out": PROMPTS[:3], "openings": PROMPTS[3:5]}, ["the cat sat on the mat", "what a lovely day, said the man", "too short"], 2, 1,
+    neutral = ["the cat sat on the mat", "what a lovely day, said the man", "too short"]
+    return rerlhf.Bed({"held_out": PROMPTS[:3], "openings": PROMPTS[3:5]}, neutral, 2, 1,
                       {"max_new_tokens": 6, "engine": "transformers"})
 
 

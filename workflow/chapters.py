@@ -9,14 +9,16 @@ ROOT = Path(__file__).resolve().parents[1]
 TABLE = yaml.safe_load(Path(__file__).with_name("chapters.yaml").read_text(encoding="utf-8"))
 CHAPTERS: dict[str, dict] = TABLE["chapters"]
 
+QUICK = ("laptop", "smoke")
+
 
 class UserError(Exception):
     """A mistake in what was asked for; its text is the one sentence that the user sees."""
 
 
 def run_by(profile: str) -> list[str]:
-    """The chapters that a whole run of `profile` runs: on a laptop, all but the heavy ones."""
-    return [name for name, facts in CHAPTERS.items() if profile != "laptop" or not facts.get("heavy")]
+    """The chapters that a whole run of `profile` runs: no drafts, and in the quick profiles no heavy ones."""
+    return [name for name in in_book() if profile not in QUICK or not CHAPTERS[name].get("heavy")]
 
 
 def in_book() -> list[str]:

@@ -39,14 +39,15 @@ def main(arguments: list[str]) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"results/ now holds {'the prose of ' if asked.prose else ''}{', '.join(names)}{'' if asked.prose else f' of runs/{asked.profile}'}")
+    print(f"results/ now holds {'the prose of ' if asked.prose else ''}{', '.join(names)}"
+          f"{'' if asked.prose else f' of runs/{asked.profile}'}")
     return 0
 
 
 def refresh(names: list[str]) -> None:
     """Give the published notebooks `names` the prose of their sources; UserError for one whose code has changed since."""
-    fresh = {name: with_prose(*(chapters.read_json(folder / f"{name}.ipynb") for folder in (RESULTS / "notebooks", ROOT / "notebooks")), name)
-             for name in names}
+    folders = (RESULTS / "notebooks", ROOT / "notebooks")
+    fresh = {name: with_prose(*(chapters.read_json(folder / f"{name}.ipynb") for folder in folders), name) for name in names}
     for name, notebook in fresh.items():
         write_notebook(RESULTS / f"notebooks/{name}.ipynb", stripped(notebook))
 

@@ -41,7 +41,8 @@ def score(heads, states, pooling, rows=None, batch=256):
     rows = np.arange(len(states)) if rows is None else rows
     heads = {name: values.to(device()) for name, values in heads.items()}
     with torch.inference_mode():
-        found = [rewards(heads, *_placed(*states.padded(part)), pooling) for part in np.split(rows, range(batch, len(rows), batch))]
+        parts = np.split(rows, range(batch, len(rows), batch))
+        found = [rewards(heads, *_placed(*states.padded(part)), pooling) for part in parts]
         return torch.cat(found, 1).cpu().numpy()
 
 
