@@ -134,6 +134,7 @@ def _forget_old_conversions() -> None:
 def prompts(name: str = "realtoxicityprompts") -> list[str]:
     """Distinct prompts, stripped: of a name, a file, or a data set (folder or Hub id) with a column text or prompt.
 
+    Such a column holds strings or, as that of allenai/real-toxicity-prompts, dicts with a ``text``.
     A ``.txt`` file holds one prompt a line; a ``.jsonl`` file one ``{"text": "…"}`` a line.
     """
     if name in PROMPTS:
@@ -144,7 +145,7 @@ def prompts(name: str = "realtoxicityprompts") -> list[str]:
     column = next((c for c in ("text", "prompt") if c in rows.column_names), None)
     if column is None:
         raise AssetError(f"data set {name!r} has no column 'text' or 'prompt', only {', '.join(rows.column_names)}")
-    return distinct((str(text) for text in rows[column]), name)
+    return distinct((str(text["text"] if isinstance(text, dict) else text) for text in rows[column]), name)
 
 
 def _dataset(name: str, what: str, known):

@@ -15,7 +15,8 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from transformers import AutoModel
 
-from irlkit.generation import fingerprint, tokenizer_of
+from irlkit.generation import checked_ids, fingerprint, network_of, tokenizer_of
+from irlkit.machine import at_once, device, in_memory
 from irlkit.parameters import ParameterError
 from irlkit.progress import bar
 
@@ -93,13 +94,13 @@ class Passes:
 
     def __init__(self, model, texts, layers, prompts, batch_tokens, threads, description, start=False):
         tokenizer = tokenizer_of(model)
-        self.network = AutoModel.from_pretrained(model, dtype=torch.float32).eval()
+        self.network = network_of(model, AutoModel)
         self.layers, self.blocks, self.batch_tokens = layers, cut(self.network, layers), batch_tokens
         if threads:
             torch.set_num_threads(threads)
         begin = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-        before = [[begin]] * len(texts) if prompts is None else [[begin, *ids] for ids in tokenizer(prompts).input_ids]
-        own = [ids or [tokenizer.eos_token_id] for ids in tokenizer(texts, add_special_tokens=False).input_ids]
+        before = [[begin]] * len(texts) if prompts is None else [[begin, *ids] for ids in checked_ids(model, tokenizer, prompts)]
+        own = [ids or [tokenizer.eos_token_id] for ids in checked_ids(model, tokenizer, texts, add_special_tokens=False)]
         self.sequences = [b + o for b, o in zip(before, own)]
         self.length = np.array([len(ids) for ids in (self.sequences if start else own)])
         self.width, self.description = self.network.config.hidden_size, description
@@ -107,7 +108,9 @@ class Passes:
     def __iter__(self):
         with bar(total=len(self.sequences), description=self.description, unit="text") as progress:
             for rows in _batches([len(ids) for ids in self.sequences], self.batch_tokens):
-                yield rows, *_states(self.network, self.blocks, self.layers, [self.sequences[i] for i in rows], self.length[rows])
+                with in_memory(len(rows), self.description):
+                    found = _states(self.network, self.blocks, self.layers, [self.sequences[i] for i in rows], self.length[rows])
+                yield rows, *found
                 progress.update(len(rows))
 
 
@@ -133,9 +136,9 @@ def cut(network, layers, below=0):
 
 def _batches(lengths, batch_tokens):
     """Rows sorted by length, cut where the padded batch would hold more than `batch_tokens` tokens."""
-    batch = []
+    batch, most = [], at_once(batch_tokens)
     for row in np.argsort(lengths, kind="stable"):
-        if batch and (len(batch) + 1) * lengths[row] > batch_tokens:
+        if batch and (len(batch) == most or (len(batch) + 1) * lengths[row] > batch_tokens):
             yield np.array(batch)
             batch = []
         batch.append(row)
@@ -154,18 +157,18 @@ def _states(network, blocks, layers, sequences, own_length):
         {layer: out[0] if isinstance(out, tuple) else out})) for number, block in enumerate(blocks)]
     hooks.append(network.get_input_embeddings().register_forward_hook(lambda _, __, out: found.update({0: out})))
     with torch.inference_mode():
-        network(input_ids=ids, attention_mask=(position < ends).long(), use_cache=False)
+        network(input_ids=ids.to(device()), attention_mask=(position < ends).long().to(device()), use_cache=False)
     for hook in hooks:
         hook.remove()
     own = (position < ends) & (position >= ends - torch.as_tensor(own_length)[:, None])
-    return torch.stack([found[layer] for layer in layers], 1), own
+    return torch.stack([found[layer] for layer in layers], 1).cpu(), own
 
 
 def pool(states, mask):
     """Mean, max and last, each [n, L, d], over the masked tokens of states [n, L, T, d]."""
     mask = mask[:, None, :, None]
     count = mask.sum(2)
-    last = (mask * torch.arange(mask.shape[2])[None, None, :, None]).argmax(2, keepdim=True)
+    last = (mask * torch.arange(mask.shape[2], device=mask.device)[None, None, :, None]).argmax(2, keepdim=True)
     return {"mean": (states * mask).sum(2) / count,
             "max": states.masked_fill(~mask, -torch.inf).amax(2),
             "last": states.gather(2, last.expand(-1, states.shape[1], -1, states.shape[3]))[:, :, 0]}

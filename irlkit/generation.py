@@ -20,7 +20,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from irlkit import assets
-from irlkit.parameters import ParameterError, check_context
+from irlkit.machine import at_once, device, in_memory
+from irlkit.parameters import ParameterError, check_context, check_vocabulary
 from irlkit.progress import bar
 
 ENGINES = ("ctranslate2", "transformers")
@@ -34,6 +35,19 @@ def tokenizer_of(model):
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def network_of(model, kind=AutoModelForCausalLM):
+    """The model in folder `model` in float32, to be used and not trained, where models run."""
+    return kind.from_pretrained(model, dtype=torch.float32).eval().to(device())
+
+
+def checked_ids(model, tokenizer, texts, **how):
+    """Token ids of each text, all of which the model in folder `model` has; ParameterError if not."""
+    ids = tokenizer(list(texts), **how).input_ids
+    size = AutoConfig.from_pretrained(model).get_text_config().vocab_size
+    check_vocabulary([*ids, [tokenizer.pad_token_id]], size, tokenizer, model)
+    return ids
 
 
 def in_chat(model, prompts):
@@ -65,7 +79,8 @@ def sample(model, prompts, *, samples=1, max_new_tokens=24, temperature=1.0, see
     if not prompts:
         raise ParameterError("prompts: the list is empty; at least one prompt is needed")
     check_context(prompts, tokenizer, AutoConfig.from_pretrained(model).max_position_embeddings, max_new_tokens)
-    chunks = _chunks([len(ids) for ids in tokenizer(prompts).input_ids], chunk)
+    chunk = at_once(chunk)
+    chunks = _chunks([len(ids) for ids in checked_ids(model, tokenizer, prompts)], chunk)
     threads = threads or default_threads()
     draw = _ctranslate2(model, precision) if engine == "ctranslate2" else _transformers(model, tokenizer, threads)
     draw = partial(draw, tokenizer=tokenizer, samples=samples, max_new_tokens=max_new_tokens, temperature=temperature)
@@ -77,7 +92,8 @@ def sample(model, prompts, *, samples=1, max_new_tokens=24, temperature=1.0, see
         if kept is not None and kept.exists():
             return datasets.Dataset.from_parquet(str(kept)).to_list()
         texts = [prompts[i] for i in chunks[number]]
-        drawn = draw(texts, seed=np.random.SeedSequence([seed, number]).generate_state(1)[0])
+        with in_memory(chunk, description):
+            drawn = draw(texts, seed=np.random.SeedSequence([seed, number]).generate_state(1)[0])
         rows = [row for i, tokens in zip(chunks[number], drawn) for row in _rows(int(i), tokens, tokenizer)]
         if kept is not None:
             _keep(rows, kept)
@@ -118,7 +134,7 @@ def log_probs(model, prompts, completions, *, engine="ctranslate2", precision="f
     """
     _check(engine, precision)
     tokenizer = tokenizer_of(model)
-    starts = [ids or [tokenizer.bos_token_id] for ids in tokenizer(list(prompts)).input_ids]
+    starts = [ids or [tokenizer.bos_token_id] for ids in checked_ids(model, tokenizer, prompts)]
     sequences = [start + list(tokens) for start, tokens in zip(starts, completions)]
     score = _score_ctranslate2 if engine == "ctranslate2" else _score_transformers
     scored = score(model, sequences, precision, threads or default_threads(), tokenizer)
@@ -130,11 +146,6 @@ def default_threads():
     return int(os.environ.get("OMP_NUM_THREADS", os.cpu_count()))
 
 
-def device():
-    """Where models run: "cuda" where there is a GPU, else "cpu"."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 def _check(engine, precision):
     if engine not in ENGINES:
         raise ParameterError(f"engine: '{engine}' is unknown; allowed: {', '.join(ENGINES)}")
@@ -144,18 +155,19 @@ def _check(engine, precision):
 
 def _score_ctranslate2(model, sequences, precision, threads, tokenizer):
     folder = str(assets.ctranslate2_model(model, precision))
-    generator = ctranslate2.Generator(folder, compute_type=precision, inter_threads=threads, intra_threads=1)
-    tokens = [tokenizer.convert_ids_to_tokens(ids) for ids in sequences]
+    generator = ctranslate2.Generator(folder, device="auto", compute_type=precision, inter_threads=threads, intra_threads=1)
+    words = json.loads((Path(folder) / "vocabulary.json").read_text(encoding="utf-8"))  # ids beyond the tokenizer's have names there, too
+    tokens = [[words[i] for i in ids] for ids in sequences]
     return [result.log_probs for result in generator.score_batch(tokens, max_batch_size=16)]
 
 
 def _score_transformers(model, sequences, precision, threads, tokenizer):
     torch.set_num_threads(threads)
-    network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    network = network_of(model)
     scored = []
     for ids in sequences:
         with torch.inference_mode():
-            logits = network(torch.tensor([ids])).logits[0, :-1]
+            logits = network(torch.tensor([ids], device=device())).logits[0, :-1].cpu()
         scored.append(logits.log_softmax(-1).gather(1, torch.tensor(ids[1:])[:, None])[:, 0].tolist())
     return scored
 
@@ -193,18 +205,18 @@ def _seeded_generator(folder, precision, seed):
     with _SEEDING:
         ctranslate2.set_random_seed(seed)
         os.utime(folder)  # it is in use: the cache must not remove it
-        generator = ctranslate2.Generator(folder, compute_type=precision, inter_threads=1, intra_threads=1)
+        generator = ctranslate2.Generator(folder, device="auto", compute_type=precision, inter_threads=1, intra_threads=1)
         generator.generate_batch([["a"]], max_length=1, sampling_topk=0)
         return generator
 
 
 def _transformers(model, tokenizer, threads):
     torch.set_num_threads(threads)
-    network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    network = network_of(model)
 
     def draw(prompts, *, tokenizer, samples, max_new_tokens, temperature, seed):
         torch.manual_seed(int(seed))
-        batch = tokenizer(prompts, return_tensors="pt", padding=True)
+        batch = tokenizer(prompts, return_tensors="pt", padding=True).to(device())
         choice = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
         with torch.inference_mode():
             output = network.generate(**batch, max_new_tokens=max_new_tokens, num_return_sequences=samples,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from irlkit import assets
 
@@ -64,7 +64,11 @@ Model = Annotated[str, AfterValidator(_model)]
 ModelOrNone = Annotated[str, AfterValidator(lambda name: name and _model(name))]
 Classifier = Annotated[str, AfterValidator(_classifier)]
 Prompts = Annotated[str, AfterValidator(_prompts)]
+PromptsOrNone = Annotated[str, AfterValidator(lambda name: name and _prompts(name))]
 Preferences = Annotated[str, AfterValidator(_preferences)]
+Place = Annotated[str, Field(pattern=r"^(root|mean|max|last)( \d+)+$")]
+Layers = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+Size = Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=4, max_length=4)]
 ReadableFolder = Annotated[str, AfterValidator(_readable)]
 WritableFolder = Annotated[str, AfterValidator(_writable)]
 
@@ -113,6 +117,62 @@ def _sentence(error: dict[str, Any]) -> str:
     where = ".".join(str(part) for part in error["loc"]) or "parameters"
     message = error["msg"].removeprefix("Value error, ").replace("Input should", "it should")
     return f"parameter {where!r} = {error['input']!r}: {message}" if error["loc"] else message
+
+
+class Written(Settings):
+    """Settings of the notebooks in which a language model writes."""
+
+    base_model: Model = "smollm2-135m-instruct"
+    max_new_tokens: int = Field(24, ge=1, le=512)
+    engine: Literal["ctranslate2", "transformers"] = "ctranslate2"
+
+
+class Sampled(Written):
+    """… from prompts of its own choice."""
+
+    precision: Literal["int8", "int16", "float32"] = "float32"
+    prompts: Prompts = "realtoxicityprompts"
+    prompt_limit: int = Field(400, ge=0)
+    split_seed: int = Field(0, ge=0)
+
+
+class Training(Settings):
+    """What decides the trained expert; the notebooks that speak of the same expert must be given the same values."""
+
+    steps: int = Field(12, ge=1)
+    learning_rate: float = Field(1e-4, gt=0, lt=1)
+    kl_weight: float = Field(0.3, ge=0)
+    batch: int = Field(64, ge=2)
+    group: int = Field(4, ge=2)
+    frozen_blocks: int = Field(15, ge=0)
+    max_prompt_tokens: int = Field(24, ge=1)
+    keep: list[Annotated[int, Field(ge=1)]] = [2, 5]
+
+    @model_validator(mode="after")
+    def _whole_groups(self):
+        if self.batch % self.group:
+            raise ValueError(f"batch = {self.batch} must be a multiple of group = {self.group}")
+        return self
+
+
+class Fitted(Settings):
+    """Settings of the notebooks that fit rewards."""
+
+    seeds: int = Field(20, ge=2, le=1000)
+    beta: float = Field(2.0, gt=0)
+    demonstrations: int = Field(32, ge=1)
+    sample_size: int = Field(100, ge=2)
+    learning_rate: float = Field(1e-4, gt=0, lt=1)
+
+
+def check_vocabulary(sequences: list[list[int]], size: int, tokenizer, model) -> None:
+    """Refuse ids of the tokenizer that a model with a vocabulary of ``size`` does not have; a larger vocabulary is no obstacle."""
+    largest = max((max(ids) for ids in sequences if ids), default=-1)
+    if largest >= size:
+        raise ParameterError(
+            f"base_model: the tokenizer of {model} gives token {largest} ({tokenizer.convert_ids_to_tokens(largest)!r}), "
+            f"but the model's vocabulary ends at {size - 1}: these two do not belong together"
+        )
 
 
 def check_context(prompts: list[str], tokenizer, context: int, new_tokens: int) -> None:

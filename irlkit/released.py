@@ -11,6 +11,7 @@ import torch
 from transformers import AutoModel
 
 from irlkit import features
+from irlkit.generation import network_of
 from irlkit.irl import max_margin_published
 from irlkit.parameters import ParameterError
 
@@ -75,10 +76,10 @@ def read(model, seen, layer, **how):
 
 def last_norm(model, states):
     """States [n, d] after the norm that stands behind the last block of the model in folder `model`."""
-    network = AutoModel.from_pretrained(model, dtype=torch.float32)
+    network = network_of(model, AutoModel)
     norm = network.norm if hasattr(network, "norm") else network.final_layer_norm
     with torch.inference_mode():
-        return norm(torch.as_tensor(states)).numpy()
+        return norm(torch.as_tensor(states, device=network.device)).cpu().numpy()
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from irlkit import assets
-from irlkit.generation import device
+from irlkit.machine import at_once, device, in_memory
 from irlkit.parameters import ParameterError
 
 LINEAR = "linear-toxicity"
@@ -80,12 +80,12 @@ def linear_toxicity() -> LinearToxicity:
 
 
 class SequenceClassifier:
-    """The same probability from a transformers model that classifies texts, such as a RoBERTa, in a folder; one label must be called toxic."""
+    """The same probability from a transformers model that classifies texts, such as a RoBERTa; one label must be called toxic."""
 
     def __init__(self, folder: Path | str, batch: int = 64):
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-        self.tokenizer, self.batch = AutoTokenizer.from_pretrained(folder), batch
+        self.tokenizer, self.batch = AutoTokenizer.from_pretrained(folder), at_once(batch)
         self.network = AutoModelForSequenceClassification.from_pretrained(folder).eval().to(device())
         names = {str(name).lower(): number for number, name in self.network.config.id2label.items()}
         if "toxic" not in names:
@@ -101,7 +101,7 @@ class SequenceClassifier:
         import torch
 
         words = self.tokenizer(texts, truncation=True, padding=True, return_tensors="pt").to(self.network.device)
-        with torch.inference_mode():
+        with torch.inference_mode(), in_memory(len(texts), "the true reward"):
             logits = self.network(**words).logits.double()
         many = self.network.config.problem_type == "multi_label_classification"
         return (logits.sigmoid() if many else logits.softmax(1))[:, self.toxic].cpu().numpy()

@@ -5,7 +5,9 @@ The reward is r(y) − β log(π(y|x) / π₀(y|x)), with the KL taken over the 
 """
 
 import json
+import os
 import shutil
+from functools import partial
 from pathlib import Path
 
 import datasets
@@ -15,10 +17,11 @@ from transformers import AutoModelForCausalLM, PrinterCallback, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 from trl import RLOOConfig, RLOOTrainer
 
-from irlkit.generation import default_threads, tokenizer_of
+from irlkit import several
+from irlkit.generation import checked_ids, default_threads, tokenizer_of
+from irlkit.machine import at_once, has_bfloat16, in_memory
 from irlkit.parameters import ParameterError
 from irlkit.progress import bar
-
 
 LOGGED = ("step", "reward", "seconds", "kl", "length")
 
@@ -39,7 +42,7 @@ class Trainer(RLOOTrainer):
 
 
 def train(model, prompts, reward, output, *, steps, scratch, watch=None, learning_rate=1e-4, kl_weight=0.3, batch=64, group=4,
-          max_new_tokens=24, frozen_blocks=0, keep=(), save_every=5, seed=0, threads=None):
+          max_new_tokens=24, frozen_blocks=0, keep=(), save_every=5, seed=0, threads=None, processes=None):
     """Fine-tune the model in folder `model` on `reward` and save it to the folder `output`; returns the log, a row a step.
 
     `reward(texts) -> [n]` sees the completions; another such function, `watch`, is only logged: its mean over a step's completions
@@ -48,40 +51,63 @@ def train(model, prompts, reward, output, *, steps, scratch, watch=None, learnin
     trained (ParameterError if that is all of them). The model after each of the steps `keep` is saved as well, to the folder
     `step_folder(output, step)`. A checkpoint is kept in `scratch` every `save_every` steps: the same
     call goes on from the last one, one with other parameters begins anew, one with more steps trains on, and one that is
-    finished is not run again.
-    Raises ParameterError where there are fewer prompts than a step needs: TRL would take no step and say nothing.
+    finished is not run again. On several GPUs, or with several `processes`, each process draws its share of a step's completions
+    (module `several`); which GPUs are used is what CUDA_VISIBLE_DEVICES says.
+    Raises ParameterError where there are fewer prompts than a step needs (TRL would take no step and say nothing), where a step cannot
+    be shared out evenly, and where memory runs out, with what to try.
     """
+    processes = max(1, torch.cuda.device_count()) if processes is None else processes
+    if batch % processes:
+        raise ParameterError(f"batch: {batch} completions a step cannot be shared out evenly over {processes} processes, one for each GPU")
     if len(prompts) * group < batch:
         raise ParameterError(f"batch: {batch} completions, {group} of each prompt, need {batch // group} training prompts; "
                              f"there are {len(prompts)}")
-    torch.set_num_threads(threads or default_threads())
     asked = {"model": str(model), "prompts": list(prompts), "learning_rate": learning_rate,
              "kl_weight": kl_weight, "batch": batch, "group": group, "max_new_tokens": max_new_tokens,
              "frozen_blocks": frozen_blocks, "keep": sorted(keep), "seed": seed, "reward": told_apart(reward, prompts)}
     finished = Path(output) / "training.json"
     if finished.exists() and (done := json.loads(finished.read_text()))["asked"] == asked | {"steps": steps}:
         return done["log"]
-    checkpoint = _checkpoint(Path(scratch), asked)
-    network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
-    _freeze(network, frozen_blocks)
-    functions = [_as_trl(reward, "score")] + ([_as_trl(watch, "watched")] if watch else [])
-    trainer = Trainer(
-        model=network, reward_funcs=functions, processing_class=tokenizer_of(model),
-        train_dataset=datasets.Dataset.from_dict({"prompt": list(prompts)}),
-        args=RLOOConfig(
-            output_dir=str(scratch), max_steps=steps, learning_rate=learning_rate, lr_scheduler_type="constant",
-            beta=kl_weight, per_device_train_batch_size=batch, num_generations=group, temperature=1.0, seed=seed,
-            max_completion_length=max_new_tokens, logging_steps=1, save_steps=save_every, save_total_limit=1,
-            reward_weights=[1.0, 0.0][:len(functions)], report_to=[], disable_dropout=True, gradient_checkpointing=False, bf16=torch.cuda.is_available(),
-            use_cpu=not torch.cuda.is_available(), disable_tqdm=True))
-    trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(Progress())
-    trainer.add_callback(_Keep(trainer, keep, output))
-    trainer.train(resume_from_checkpoint=checkpoint)
-    log = [_row(entry) for entry in trainer.state.log_history if "reward" in entry]
-    trainer.save_model(str(output))
+    checked_ids(model, tokenizer_of(model), prompts)
+    rewards = {"score": reward} | ({"watched": watch} if watch else {})
+    how = {"steps": steps, "learning_rate": learning_rate, "kl_weight": kl_weight, "batch": batch, "group": group,
+           "max_new_tokens": max_new_tokens, "frozen_blocks": frozen_blocks, "keep": list(keep), "save_every": save_every, "seed": seed,
+           "threads": threads or default_threads(), "checkpoint": _checkpoint(Path(scratch), asked)}
+    run = optimise if processes == 1 else partial(several.optimise, processes)
+    log = run(str(model), list(prompts), rewards, str(output), str(scratch), **how)
     finished.write_text(json.dumps({"asked": asked | {"steps": steps}, "log": log}))
     return log
+
+
+def optimise(model, prompts, rewards, output, scratch, *, steps, learning_rate, kl_weight, batch, group, max_new_tokens, frozen_blocks,
+             keep, save_every, seed, threads, checkpoint):
+    """What `train` does once all is checked, from a checkpoint (or None) on: in one process, or in each of several. Returns the log.
+
+    rewards: {name: reward}; the first one is trained on, others are only logged.
+    """
+    torch.set_num_threads(threads)
+    network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    _freeze(network, frozen_blocks)
+    share = batch // int(os.environ.get("WORLD_SIZE", 1))
+    part = max(size for size in range(1, at_once(share) + 1) if share % size == 0)
+    trainer = Trainer(
+        model=network, reward_funcs=[_as_trl(reward, name) for name, reward in rewards.items()], processing_class=tokenizer_of(model),
+        train_dataset=datasets.Dataset.from_dict({"prompt": prompts}),
+        args=RLOOConfig(
+            output_dir=scratch, max_steps=steps, learning_rate=learning_rate, lr_scheduler_type="constant",
+            beta=kl_weight, per_device_train_batch_size=part, gradient_accumulation_steps=share // part, num_generations=group,
+            temperature=1.0, seed=seed,
+            max_completion_length=max_new_tokens, logging_steps=1, save_steps=save_every, save_total_limit=1,
+            reward_weights=[1.0, 0.0][:len(rewards)], report_to=[], disable_dropout=True, gradient_checkpointing=False,
+            bf16=has_bfloat16(), use_cpu=not torch.cuda.is_available(), disable_tqdm=True))
+    trainer.remove_callback(PrinterCallback)
+    if trainer.is_world_process_zero():
+        trainer.add_callback(Progress())
+    trainer.add_callback(_Keep(trainer, keep, output))
+    with in_memory(part, "RLHF"):
+        trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_model(output)
+    return [_row(entry) for entry in trainer.state.log_history if "reward" in entry]
 
 
 class Progress(TrainerCallback):
@@ -127,8 +153,9 @@ def _checkpoint(scratch, asked):
 
 
 def _freeze(network, blocks):
-    if blocks >= network.config.num_hidden_layers:
-        raise ParameterError(f"frozen_blocks: {blocks} would leave nothing to train; the model has {network.config.num_hidden_layers} blocks")
+    count = network.config.num_hidden_layers
+    if blocks >= count:
+        raise ParameterError(f"frozen_blocks: {blocks} would leave nothing to train; the model has {count} blocks")
     if blocks:
         layers = next(module for module in network.modules() if isinstance(module, torch.nn.ModuleList)
                       and len(module) == network.config.num_hidden_layers)

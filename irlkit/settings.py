@@ -8,11 +8,26 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from irlkit.parameters import Classifier, Model, ModelOrNone, ParameterError, Preferences, Prompts, Settings
+from irlkit.parameters import (
+    Classifier,
+    Fitted,
+    Layers,
+    Model,
+    ModelOrNone,
+    ParameterError,
+    Place,
+    Preferences,
+    PromptsOrNone,
+    Sampled,
+    Settings,
+    Size,
+    Training,
+    Written,
+)
 
 
 class TabularIRL(Settings):
@@ -30,48 +45,12 @@ class TabularIRL(Settings):
     changed_slip: float = Field(0.4, ge=0, le=0.9)
 
 
-class Written(Settings):
-    """Settings of the notebooks in which a language model writes."""
-
-    base_model: Model = "smollm2-135m-instruct"
-    max_new_tokens: int = Field(24, ge=1, le=512)
-    engine: Literal["ctranslate2", "transformers"] = "ctranslate2"
-
-
-class Sampled(Written):
-    """… from prompts of its own choice."""
-
-    precision: Literal["int8", "int16", "float32"] = "float32"
-    prompts: Prompts = "realtoxicityprompts"
-    prompt_limit: int = Field(400, ge=0)
-    split_seed: int = Field(0, ge=0)
-
-
 class DataAndReward(Sampled):
     chat: bool = False
     true_reward: Classifier = "linear-toxicity"
     samples: int = Field(4, ge=2, le=64)
     temperature: float = Field(1.0, gt=0, le=2)
     preferences: Preferences = "paradetox"
-
-
-class Training(Settings):
-    """What decides the trained expert; the notebooks that speak of the same expert must be given the same values."""
-
-    steps: int = Field(12, ge=1)
-    learning_rate: float = Field(1e-4, gt=0, lt=1)
-    kl_weight: float = Field(0.3, ge=0)
-    batch: int = Field(64, ge=2)
-    group: int = Field(4, ge=2)
-    frozen_blocks: int = Field(15, ge=0)
-    max_prompt_tokens: int = Field(24, ge=1)
-    keep: list[Annotated[int, Field(ge=1)]] = [2, 5]
-
-    @model_validator(mode="after")
-    def _whole_groups(self):
-        if self.batch % self.group:
-            raise ValueError(f"batch = {self.batch} must be a multiple of group = {self.group}")
-        return self
 
 
 class RLHF(Training, Sampled):
@@ -90,16 +69,6 @@ class Demonstrations(Sampled):
     precision_texts: int = Field(60, ge=1)
 
 
-class Fitted(Settings):
-    """Settings of the notebooks that fit rewards."""
-
-    seeds: int = Field(20, ge=2, le=1000)
-    beta: float = Field(2.0, gt=0)
-    demonstrations: int = Field(32, ge=1)
-    sample_size: int = Field(100, ge=2)
-    learning_rate: float = Field(1e-4, gt=0, lt=1)
-
-
 class MaxMarginIRL(Fitted):
     epochs: int = Field(30, ge=1)
 
@@ -112,10 +81,6 @@ class RewardAccuracy(Fitted):
     noise: list[Annotated[float, Field(ge=0, le=1)]] = Field([0.0, 0.1, 0.2, 0.4, 0.6, 0.8], min_length=1)
     resamples: int = Field(200, ge=20)
     show: int = Field(8, ge=0, le=50)
-
-
-Place = Annotated[str, Field(pattern=r"^(root|mean|max|last)( \d+)+$")]
-Layers = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 
 
 class ReadingPlace(Fitted):
@@ -190,6 +155,7 @@ class AgainThroughRLHF(Training, Written):
     batch: int = Field(32, ge=2)
     keep: list[Annotated[int, Field(ge=1)]] = [2]
     held_out: int = Field(50, ge=1)
+    second_source: PromptsOrNone = ""
     samples: int = Field(1, ge=1, le=64)
     neutral_texts: int = Field(50, ge=1)
     poor_of: int = Field(50, ge=1)
@@ -209,6 +175,22 @@ class ReleasedCode(Settings):
     harmless_share: float = Field(0.5345, gt=0, lt=1)
 
 
+class PaperScale(Settings):
+    pythia_70m: Size = [6, 512, 2048, 50304]
+    pythia_410m: Size = [24, 1024, 4096, 50304]
+    roberta_base: Size = [12, 768, 3072, 50265]
+    prompts: int = Field(2000, ge=1)
+    pairs: int = Field(19744, ge=1)
+    prompt_tokens: int = Field(60, ge=1)
+    sentence_tokens: int = Field(15, ge=1)
+    bfloat16: float = Field(312e12, gt=0)
+    float32: float = Field(19.5e12, gt=0)
+    bandwidth: float = Field(1.555e12, gt=0)
+    memory: float = Field(40.0, gt=0)
+    utilisation: float = Field(0.3, gt=0, le=1)
+    wait: float = Field(0.001, ge=0)
+
+
 NOTEBOOKS: dict[str, type[Settings]] = {
     "00-tabular-irl": TabularIRL,
     "01-data-and-true-reward": DataAndReward,
@@ -222,6 +204,7 @@ NOTEBOOKS: dict[str, type[Settings]] = {
     "09-model-size": ModelSize,
     "10-rlhf-again": AgainThroughRLHF,
     "11-released-code": ReleasedCode,
+    "14-paper-scale": PaperScale,
 }
 
 

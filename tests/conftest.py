@@ -8,7 +8,15 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+)
 
 from irlkit import experts, features
 from irlkit.demonstrations import split_by_prompt
@@ -20,12 +28,12 @@ TEXTS = ["the cat sat on the mat and looked at the dog", "what a lovely day, sai
 PROMPTS = ["the cat", "what a lovely day, said", "you are", "people say that the weather", "I", "so the story goes on, and", "a fool"]
 
 
-def tokenizer(pad):
-    """A byte-pair tokenizer of 400 pieces, trained on TEXTS; `pad`: whether it has a padding token."""
+def tokenizer(pad, pieces=400):
+    """A byte-pair tokenizer of at most so many pieces, trained on TEXTS; `pad`: whether it has a padding token."""
     trained = Tokenizer(models.BPE())
     trained.pre_tokenizer, trained.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     special = ["<|end|>", "<|start|>", "<|pad|>"]
-    trained.train_from_iterator(TEXTS, trainers.BpeTrainer(vocab_size=400, special_tokens=special, show_progress=False,
+    trained.train_from_iterator(TEXTS, trainers.BpeTrainer(vocab_size=pieces, special_tokens=special, show_progress=False,
                                                            initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
     names = {"eos_token": "<|end|>", "bos_token": "<|start|>", "unk_token": "<|end|>"} | ({"pad_token": "<|pad|>"} if pad else {})
     return PreTrainedTokenizerFast(tokenizer_object=trained, **names)
@@ -57,6 +65,22 @@ def neox(tmp_path_factory):
         vocab_size=len(words), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
         max_position_embeddings=48, initializer_range=0.2, bos_token_id=1, eos_token_id=0))
     return saved(network, words, tmp_path_factory.mktemp("neox"))
+
+
+def roberta_in(folder):
+    """A RoBERTa that classifies texts, with the labels of s-nlp/roberta_toxicity_classifier."""
+    words = tokenizer(pad=True)
+    words.model_max_length = 24
+    torch.manual_seed(5)
+    return saved(RobertaForSequenceClassification(RobertaConfig(
+        vocab_size=len(words), hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=28,
+        pad_token_id=2, initializer_range=1.0, id2label={0: "neutral", 1: "toxic"}, label2id={"neutral": 0, "toxic": 1})), words, folder)
+
+
+@pytest.fixture(scope="session")
+def roberta(tmp_path_factory):
+    """Folder of a classifier of texts of at most 24 tokens."""
+    return roberta_in(tmp_path_factory.mktemp("roberta"))
 
 
 @pytest.fixture(scope="session")

@@ -196,6 +196,9 @@ def test_a_data_set_in_a_local_folder_gives_prompts(tmp_path, monkeypatch):
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "train.jsonl").write_text('{"prompt": "a"}\n{"prompt": "b"}\n')
     assert assets.prompts(str(tmp_path / "set")) == ["a", "b"]
+    (tmp_path / "rtp").mkdir()
+    (tmp_path / "rtp" / "train.jsonl").write_text('{"prompt": {"text": "c ", "toxicity": 0.1}, "continuation": {"text": "d"}}\n')
+    assert assets.prompts(str(tmp_path / "rtp")) == ["c"], "as in allenai/real-toxicity-prompts"
 
 
 def test_preferences_from_a_table(tmp_path):
@@ -208,7 +211,7 @@ def test_preferences_from_a_table(tmp_path):
 
 
 def test_models_that_are_refused(tmp_path):
-    with pytest.raises(AssetError, match=r"neither a known name \(smollm2-135m-instruct\)"):
+    with pytest.raises(AssetError, match=r"neither a known name \(smollm2-135m-instruct, gemma-3-270m\)"):
         assets.model("nope")
     with pytest.raises(AssetError, match=r"lacks config\.json or weights"):
         assets.model(str(tmp_path))

@@ -1,12 +1,16 @@
 """Sampling: the texts depend on the seed alone; both engines are the same model."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
-from conftest import PROMPTS
-from transformers import AutoModelForCausalLM
+from conftest import PROMPTS, TEXTS
+from tokenizers import processors
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from irlkit import generation
+from irlkit.features import read
 from irlkit.generation import ParameterError, log_probs, sample, tokenizer_of
 
 pytestmark = pytest.mark.usefixtures("tiny_cache")
@@ -167,3 +171,71 @@ def test_scoring_refuses_the_same(llama, how):
     """`log_probs` has its own way in."""
     with pytest.raises(ParameterError):
         log_probs(llama, PROMPTS, [[4]] * 7, **how)
+
+
+TEMPLATE = ("{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m.content }} {% endfor %}"
+            "{% if add_generation_prompt %}[assistant]{% endif %}")
+
+
+def with_tokenizer(model, folder, template=None, starts=False):
+    """A copy of the model whose tokenizer has a chat template, or puts the beginning-of-text token before each text by itself."""
+    shutil.copytree(model, folder)
+    words = AutoTokenizer.from_pretrained(model)
+    words.chat_template = template
+    if starts:
+        first = [("<|start|>", words.bos_token_id)]
+        words.backend_tokenizer.post_processor = processors.TemplateProcessing("<|start|> $A", special_tokens=first)
+    words.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("starts", [False, True])
+def test_a_prompt_is_put_as_a_turn_of_a_chat(llama, tmp_path, starts):
+    """A model trained on chats would go on writing the user's turn; a second beginning-of-text token is one that it never saw."""
+    model = with_tokenizer(llama, tmp_path / "chat", TEMPLATE, starts)
+    turns = generation.in_chat(model, PROMPTS[:2])
+    assert [turn.removeprefix("<|start|>") for turn in turns] == [f"[user] {prompt} [assistant]" for prompt in PROMPTS[:2]]
+    ids = tokenizer_of(model)(turns).input_ids
+    assert all(row[0] == 1 and row.count(1) == 1 for row in ids)
+    assert len(sample(model, turns, max_new_tokens=2, engine="transformers", threads=1)) == 2
+
+
+def test_a_model_without_a_template_cannot_chat(llama):
+    """A template of somebody's own making would pass for the model's."""
+    with pytest.raises(ParameterError, match="chat: the tokenizer of .* has no chat template; use chat=False, or another model"):
+        generation.in_chat(llama, PROMPTS)
+
+
+def resized(model, folder, by):
+    """A copy of the model with a vocabulary that is larger than its tokenizer's by so many tokens, or smaller."""
+    network, words = AutoModelForCausalLM.from_pretrained(model), AutoTokenizer.from_pretrained(model)
+    network.resize_token_embeddings(len(words) + by)
+    network.save_pretrained(folder)
+    words.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("engine", generation.ENGINES)
+def test_a_vocabulary_smaller_than_the_tokenizers_is_refused(neox, tmp_path, engine):
+    """An index out of range in an embedding: on a GPU an assertion that stops all later work and names nothing."""
+    model = resized(neox, tmp_path / "small", -20)
+    last = max(max(ids) for ids in tokenizer_of(neox)(TEXTS).input_ids)
+    message = rf"the tokenizer of .*small gives token {last} \('.*'\), but the model's vocabulary ends at \d+: these two"
+    for call in (lambda: sample(model, TEXTS, max_new_tokens=2, engine=engine, threads=1),
+                 lambda: log_probs(model, TEXTS, [[5]] * len(TEXTS), engine=engine), lambda: read(model, TEXTS, [1])):
+        with pytest.raises(ParameterError, match=message):
+            call()
+
+
+@pytest.mark.parametrize("engine", generation.ENGINES)
+def test_a_vocabulary_larger_than_the_tokenizers_is_no_obstacle(neox, tmp_path, engine):
+    """Pythia's is filled up to 50,304; a random model draws such tokens, which no tokenizer can name or write."""
+    model = resized(neox, tmp_path / "large", 300)
+    rows = sample(model, PROMPTS, samples=4, max_new_tokens=8, engine=engine, threads=1)
+    drawn = max(max(tokens, default=0) for tokens in rows["tokens"])
+    assert drawn >= len(tokenizer_of(model)), "this test draws none"
+    scored = log_probs(model, [PROMPTS[i] for i in rows["prompt"]], rows["tokens"], engine=engine, threads=1)
+    assert all(np.isfinite(values).all() for values in scored)
+    other = log_probs(model, [PROMPTS[i] for i in rows["prompt"]], rows["tokens"], engine="transformers", threads=1)
+    for one, two in zip(scored, other, strict=True):
+        np.testing.assert_allclose(one, two, atol=1e-3)

@@ -58,6 +58,17 @@ def test_an_expert_that_is_none_gives_no_such_reward(method):
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_a_prompt_with_fewer_texts_leaves_the_others_their_reward(method):
+    """A dropped completion is a gap in its choice set: minus infinity times no pick would make the loss no number."""
+    table, features, reward = world()
+    kept = np.delete(np.arange(len(table)), [0, 13, 14, 29])  # of the first place, of the last one, and two of one prompt
+    choices = exact_choices(table.iloc[kept].reset_index(drop=True), features[kept], reward[kept], beta=1.0, seeds=2, resample=True)
+    assert (choices.sets < 0).sum() == 4
+    for weights in METHODS[method].fit(choices, **LONG[method]):
+        assert spearmanr(choices.features @ weights, reward[kept]).statistic > 0.8
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_seeds_fitted_together_are_those_fitted_alone(method):
     """One batch for twenty seeds is a matter of speed: weights, picks or random numbers must not leak between seeds."""
     table, features, reward = world()
@@ -314,6 +325,14 @@ def test_dimensions_that_do_not_fit_are_refused(recovered):
         reward.score(np.zeros((3, 32), np.float32))
     with pytest.raises(ParameterError, match="the reward has 3 weights, but its features have 4 dimensions"):
         RecoveredReward.of_features(weights[:3], projection, "m", [1], "root")
+
+
+@pytest.mark.parametrize(("layers", "name"), [((1, 7), "layers 1 7 in 64"), ((1, 2), "layers 1 2 in 48")])
+def test_a_reward_of_another_model_is_refused_before_anything_is_read(neox, layers, name):
+    """A reward file beside the wrong model: the layers may be there, and the scores then mean nothing."""
+    reward = RecoveredReward(np.zeros(64 if 7 in layers else 48, np.float32), 0.0, str(neox), layers, "mean")
+    with pytest.raises(ParameterError, match=f"the reward reads {name} dimensions, but the model .* has layers 0 to 2 of width 32: these"):
+        reward(["a text"])
 
 
 @pytest.mark.parametrize("missing", ["reward.json", "reward.safetensors"])

@@ -33,7 +33,7 @@ def test_defaults_are_allowed():
         ({"rate": 3}, "'rate' = 3: it should be less than or equal to 1"),
         ({"layers": [1, "a"]}, r"'layers\.1' = 'a': it should be a valid integer"),
         ({"engine": "x"}, "'engine' = 'x': it should be 'transformers' or 'ctranslate2'"),
-        ({"model": "nope"}, r"'model' = 'nope': .*known name \(smollm2-135m-instruct\)"),
+        ({"model": "nope"}, r"'model' = 'nope': .*known name \(smollm2-135m-instruct, gemma-3-270m\)"),
         ({"prompts": "some/p.txt"}, r"'prompts' = 'some/p\.txt': file some/p\.txt does not exist"),
     ],
 )

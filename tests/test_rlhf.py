@@ -6,9 +6,11 @@ import pytest
 import torch
 from conftest import PROMPTS
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 from trl import RLOOConfig, RLOOTrainer
 
 from irlkit.generation import sample, tokenizer_of
+from irlkit.machine import AT_ONCE
 from irlkit.rlhf import ParameterError, Trainer, step_folder, train
 
 HOW = {"learning_rate": 1e-3, "batch": 8, "group": 4, "max_new_tokens": 6, "threads": 1}
@@ -158,6 +160,43 @@ def test_another_reward_begins_anew(llama, tmp_path):
 def test_the_same_parameters_give_the_same_expert(llama, two_steps, tmp_path):
     """Unseeded sampling or shuffling of the prompts."""
     assert same(learn(llama, tmp_path, steps=2)[1], two_steps[1])
+
+
+@pytest.mark.parametrize("parts", ["2", "3", "1"])
+def test_a_step_in_parts_is_the_same_step(llama, two_steps, tmp_path, monkeypatch, parts):
+    """IRLKIT_AT_ONCE is for memory: a gradient of one part alone, or one counted once a part, would be another recipe."""
+    monkeypatch.setenv(AT_ONCE, parts)
+    log, weights = learn(llama, tmp_path, steps=2)
+    assert [row["reward"] for row in log] == pytest.approx([row["reward"] for row in two_steps[0]])
+    before = load_file(llama / "model.safetensors")
+    moved = torch.cat([(two_steps[1][name] - before[name]).flatten() for name in before])
+    apart = torch.cat([(weights[name] - two_steps[1][name]).flatten() for name in before])
+    assert apart.norm() < 0.05 * moved.norm()
+
+
+def test_a_run_out_of_memory_goes_on_in_smaller_parts(llama, tmp_path, monkeypatch):
+    """All steps lost, or a second training begun with another batch."""
+    def too_much(texts):
+        if len(calls) == 3:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return noted(calls)(texts)
+
+    calls, seen = [], []
+    with pytest.raises(ParameterError, match="memory ran out at RLHF, with 8 texts at once: try IRLKIT_AT_ONCE=4 in the environment"):
+        learn(llama, tmp_path, too_much, steps=5, save_every=2)
+    monkeypatch.setenv(AT_ONCE, "4")
+    log, _ = learn(llama, tmp_path, noted(seen), steps=5, save_every=2)
+    assert len(seen) == 3 and [row["step"] for row in log] == [1, 2, 3, 4, 5], "steps 3 to 5 alone"
+
+
+def test_a_prompt_with_a_token_that_the_model_lacks_is_refused(neox, tmp_path):
+    """The embedding would fail in the midst of a step, on a GPU without a word."""
+    network = AutoModelForCausalLM.from_pretrained(neox)
+    network.resize_token_embeddings(270)
+    network.save_pretrained(tmp_path / "small")
+    tokenizer_of(neox).save_pretrained(tmp_path / "small")
+    with pytest.raises(ParameterError, match="the model's vocabulary ends at 269: these two do not belong together"):
+        learn(tmp_path / "small", tmp_path, steps=1)
 
 
 @pytest.mark.parametrize("name", ["llama", "neox"])

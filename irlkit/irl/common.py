@@ -73,7 +73,7 @@ def pairwise(loss, weights, features, sets, base, picks):
     for column in picks.sum((0, 1)).nonzero()[:, 0]:
         others = base.clone()
         others[:, column] = False
-        rows = others.any(1)
+        rows = others.any(1) & (sets[:, column] >= 0)
         margins = (scores[:, rows, column, None] - scores[:, rows]).masked_fill(~others[rows], 0)
         mean = (loss(margins) * others[rows]).sum(2) / others[rows].sum(1)
         total = total + (picks[:, rows, column] * mean).sum(1)

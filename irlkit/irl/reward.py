@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
+from transformers import AutoConfig
 
 from irlkit import assets
 from irlkit.features import read
@@ -43,6 +44,7 @@ class RecoveredReward:
 
     def __call__(self, completions, **_):
         """Rewards [n] of texts, each read through the feature model; other arguments of TRL are not looked at."""
+        check_fit(self.model, self.layers, len(self.weights))
         readings = read(assets.model(self.model), list(completions), self.layers)
         return self.score(readings.pooled(self.layers, self.pooling))
 
@@ -56,6 +58,14 @@ class RecoveredReward:
         """Load what save_pretrained wrote; ParameterError names a file that is missing."""
         arrays, note = read_folder(folder)
         return cls(arrays["weights"], note["offset"], note["model"], tuple(note["layers"]), note["pooling"])
+
+
+def check_fit(model, layers, dimensions):
+    """ParameterError for a reward on states in so many dimensions that the named model does not have at these layers."""
+    config = AutoConfig.from_pretrained(assets.model(model)).get_text_config()
+    if max(layers) > config.num_hidden_layers or dimensions != len(layers) * config.hidden_size:
+        raise ParameterError(f"the reward reads layers {' '.join(map(str, layers))} in {dimensions} dimensions, but the model {model} "
+                             f"has layers 0 to {config.num_hidden_layers} of width {config.hidden_size}: these two do not belong together")
 
 
 def write_folder(folder, arrays, note):

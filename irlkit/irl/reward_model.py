@@ -10,8 +10,10 @@ import torch
 from transformers import AutoModel
 
 from irlkit.features import POOLINGS, Projection, cut, pool
+from irlkit.generation import network_of
 from irlkit.irl import max_entropy, max_margin_published
 from irlkit.irl.common import loss_of_texts, shared_batches, texts_in
+from irlkit.machine import device
 from irlkit.parameters import ParameterError
 from irlkit.progress import bar
 
@@ -28,7 +30,7 @@ class RewardModel(torch.nn.Module):
         if pooling not in POOLINGS or not 0 <= below < depth:
             raise ParameterError(f"reward model: pooling '{pooling}' with blocks above {below} up to {depth} asked for; "
                                  f"allowed: {', '.join(POOLINGS)}, with 0 <= below < depth")
-        self.network = AutoModel.from_pretrained(model, dtype=torch.float32).eval()
+        self.network = network_of(model, AutoModel)
         self.blocks, self.pooling = torch.nn.ModuleList(cut(self.network, [depth], below)), pooling
         width = self.network.config.hidden_size
         self.network.requires_grad_(False)
@@ -36,10 +38,11 @@ class RewardModel(torch.nn.Module):
         self.head = torch.nn.Parameter(torch.zeros(width))
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("scale", torch.ones(width))
+        self.to(device())
 
     def pooled(self, states, mask):
         """Pooled output [n, d] of the last block."""
-        found = []
+        states, mask, found = states.to(self.head.device), mask.to(self.head.device), []
         hook = self.blocks[-1].register_forward_hook(lambda _, __, out: found.append(out[0] if isinstance(out, tuple) else out))
         self.network(inputs_embeds=states, attention_mask=mask.long(), use_cache=False)
         hook.remove()
@@ -57,7 +60,7 @@ class RewardModel(torch.nn.Module):
         rows = np.arange(len(states)) if rows is None else rows
         with torch.inference_mode():
             found = [getattr(self, part)(*states.padded(rows[i:i + batch])) for i in range(0, len(rows), batch)]
-        return torch.cat(found).numpy()
+        return torch.cat(found).cpu().numpy()
 
 
 def fit(network, states, choices, calibration, epochs=3, learning_rate=3e-5, penalty=2e-3, batch=8, seed=0):
@@ -74,7 +77,7 @@ def fit(network, states, choices, calibration, epochs=3, learning_rate=3e-5, pen
     for epoch in bar(range(epochs + 1), description="reward model", unit="epoch"):
         for rows in shared_batches(choices.sets, batch, order) if epoch else ():
             batch_texts = texts_in(choices.sets[rows])
-            _step(optimizer, loss_of_texts(network(*states.padded(batch_texts))[None], batch_texts, choices, rows).sum())
+            _step(optimizer, loss_of_texts(network(*states.padded(batch_texts)).cpu()[None], batch_texts, choices, rows).sum())
         found = torch.as_tensor(network.score(states, held_out))[None]
         loss = float(loss_of_texts(found, held_out, calibration)[0])
         if loss < lowest:

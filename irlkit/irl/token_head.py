@@ -11,7 +11,8 @@ import torch
 
 from irlkit import assets
 from irlkit.irl.common import loss_of_texts, shared_batches, texts_in
-from irlkit.irl.reward import read_folder, write_folder
+from irlkit.irl.reward import check_fit, read_folder, write_folder
+from irlkit.machine import device
 from irlkit.parameters import ParameterError
 from irlkit.progress import bar
 from irlkit.token_states import token_states
@@ -26,7 +27,7 @@ def rewards(heads, states, mask, pooling, kept=None):
     """
     hidden = torch.nn.functional.gelu(torch.einsum("md,sdu->smu", states[mask], heads["w1"]) + heads["b1"])
     found = (hidden if kept is None else hidden * kept) @ heads["w2"] + heads["b2"]
-    value, weight = (torch.full((len(found), *mask.shape), fill) for fill in (0.0, -torch.inf))
+    value, weight = (torch.full((len(found), *mask.shape), fill, device=found.device) for fill in (0.0, -torch.inf))
     value[:, mask], weight[:, mask] = found[..., 0], found[..., 1]
     if pooling == "root":
         return value.sum(2) / mask.sum(1).sqrt()
@@ -38,9 +39,11 @@ def rewards(heads, states, mask, pooling, kept=None):
 def score(heads, states, pooling, rows=None, batch=256):
     """Rewards [S, n] (numpy) of the texts `rows`, or all, of `states` (TokenStates)."""
     rows = np.arange(len(states)) if rows is None else rows
+    heads = {name: values.to(device()) for name, values in heads.items()}
     with torch.inference_mode():
         parts = np.split(rows, range(batch, len(rows), batch))
-        return torch.cat([rewards(heads, *states.padded(part), pooling) for part in parts], 1).numpy()
+        found = [rewards(heads, *_placed(*states.padded(part)), pooling) for part in parts]
+        return torch.cat(found, 1).cpu().numpy()
 
 
 def fit(states, choices, calibration, target=None, pooling="root", units=64, epochs=15, learning_rate=1e-3, weight_decay=0.05,
@@ -53,7 +56,7 @@ def fit(states, choices, calibration, target=None, pooling="root", units=64, epo
     if pooling not in POOLINGS:
         raise ParameterError(f"pooling: '{pooling}' is unknown; allowed: {', '.join(POOLINGS)}")
     random = [torch.Generator().manual_seed(int(np.random.SeedSequence([seed, s]).generate_state(1)[0])) for s in range(choices.seeds)]
-    mean, scale = states.moments(texts_in(choices.sets))
+    mean, scale = _placed(*states.moments(texts_in(choices.sets)))
     raw = _start(states.states.shape[1], units, random)
     optimizer = torch.optim.AdamW(raw.values(), lr=learning_rate, weight_decay=weight_decay)
     order, held_out = np.random.default_rng([seed, 0]), texts_in(calibration.sets)
@@ -61,11 +64,12 @@ def fit(states, choices, calibration, target=None, pooling="root", units=64, epo
     for _ in bar(range(epochs), description=f"token heads, {pooling}", unit="epoch"):
         for rows in shared_batches(choices.sets, batch, order):
             texts = texts_in(choices.sets[rows])
-            x, mask = states.padded(texts)
+            x, mask = _placed(*states.padded(texts))
             shape = (int(mask.sum()), units)
-            kept = torch.stack([torch.rand(shape, generator=r) >= dropout for r in random]) / (1 - dropout)
+            kept, = _placed(torch.stack([torch.rand(shape, generator=r) >= dropout for r in random]) / (1 - dropout))
             optimizer.zero_grad()
-            loss_of_texts(rewards(raw, (x - mean) / scale, mask, pooling, kept), texts, choices, rows, target).sum().backward()
+            found = rewards(raw, (x - mean) / scale, mask, pooling, kept)
+            loss_of_texts(found.cpu(), texts, choices, rows, target).sum().backward()
             optimizer.step()
         heads = _fold(raw, mean, scale)
         loss = loss_of_texts(torch.as_tensor(score(heads, states, pooling, held_out)), held_out, calibration, target=target)
@@ -78,16 +82,23 @@ def fit(states, choices, calibration, target=None, pooling="root", units=64, epo
 def _start(width, units, random):
     """The start that torch gives linear layers: uniform in ±1/√inputs."""
     def uniform(*shape, inputs):
-        return torch.stack([(torch.rand(shape, generator=r) * 2 - 1) / inputs**0.5 for r in random]).requires_grad_()
+        start, = _placed(torch.stack([(torch.rand(shape, generator=r) * 2 - 1) / inputs**0.5 for r in random]))
+        return start.requires_grad_()
     return {"w1": uniform(width, units, inputs=width), "b1": uniform(1, units, inputs=width),
             "w2": uniform(units, 2, inputs=units), "b2": uniform(1, 2, inputs=units)}
 
 
+def _placed(*tensors):
+    """The tensors where models run; random ones are drawn on the CPU, so that a seed means the same everywhere."""
+    return [tensor.to(device()) for tensor in tensors]
+
+
 def _fold(raw, mean, scale):
-    """Heads for states as they are, from heads for z-scored ones."""
+    """Heads (on the CPU) for states as they are, from heads for z-scored ones."""
     with torch.no_grad():
         w1 = raw["w1"] / scale[:, None]
-        return {"w1": w1, "b1": raw["b1"] - (mean @ w1)[:, None], "w2": raw["w2"].clone(), "b2": raw["b2"].clone()}
+        folded = {"w1": w1, "b1": raw["b1"] - (mean @ w1)[:, None], "w2": raw["w2"].clone(), "b2": raw["b2"].clone()}
+        return {name: values.cpu() for name, values in folded.items()}
 
 
 @dataclass(frozen=True)
@@ -113,6 +124,7 @@ class TokenReward:
 
     def __call__(self, completions, **_):
         """Rewards [n] of texts, each read through the model; other arguments of TRL are not looked at."""
+        check_fit(self.model, [self.layer], self.heads["w1"].shape[1])
         return self.score(token_states(assets.model(self.model), list(completions), self.layer))
 
     def save_pretrained(self, folder):
