@@ -150,4 +150,4 @@ def label_accuracy(label, harmless, harmless_share):
 
 def correlation(scores, true_reward):
     """Pearson's correlation [S] of scores [S, n] with true rewards [S or 1, n]."""
-    return np.array([np.corrcoef(a, b)[0, 1] for a, b in zip(scores, np.broadcast_to(true_reward, scores.shape))])
+    return np.array([np.corrcoef(a, b)[0, 1] for a, b in zip(scores, np.broadcast_to(true_reward, scores.shape), strict=True)])

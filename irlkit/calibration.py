@@ -40,5 +40,5 @@ def reliability(gaps, scale, bins=10):
 
 def calibration_error(gaps, scale, bins=10):
     """Expected calibration error [S]: the bins' |accuracy − confidence|, weighted by their share of the pairs."""
-    found = [reliability(row, s, bins) for row, s in zip(gaps, scale)]
+    found = [reliability(row, s, bins) for row, s in zip(gaps, scale, strict=True)]
     return np.array([(table.share * (table.accuracy - table.confidence).abs()).sum() for table in found])

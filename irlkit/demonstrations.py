@@ -30,8 +30,8 @@ def pair_up(base, expert):
     text = both.completion.str.strip()
     empty = text == ""
     repeated = both.assign(text=text).duplicated(["prompt", "source", "text"]) & ~empty
-    written = set(zip(both.prompt[both.source == "base"], text[both.source == "base"]))
-    identical = pd.Series([(p, t) in written for p, t in zip(both.prompt, text)]) & (both.source == "expert")
+    written = set(zip(both.prompt[both.source == "base"], text[both.source == "base"], strict=True))
+    identical = pd.Series([(p, t) in written for p, t in zip(both.prompt, text, strict=True)]) & (both.source == "expert")
     reason = pd.Series("kept", both.index).mask(identical, "identical to the base").mask(repeated, "repeated")
     reason = reason.mask(empty, "empty")
     counts = both.assign(reason=reason).value_counts(["source", "reason"]).rename("completions").reset_index()

@@ -36,7 +36,7 @@ def pair_weights(preferred, other):
 
     Pairs of equal length (in characters) keep their share; the rest is halved between longer and shorter ones.
     """
-    difference = np.array([np.sign(len(a) - len(b)) for a, b in zip(preferred, other)])
+    difference = np.array([np.sign(len(a) - len(b)) for a, b in zip(preferred, other, strict=True)])
     weights = np.ones(len(difference))
     unequal = (difference != 0).sum()
     for sign in (-1, 1):

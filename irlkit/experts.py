@@ -41,7 +41,7 @@ class Reader:
 
     @classmethod
     def of_model(cls, model, layers, texts, finished, dimension=320, pooling="root"):
-        """A reader of its own for the model in folder `model`: z-scores and axes are fitted on `texts`, its completions of training prompts."""
+        """A reader of its own for the model in folder `model`: z-scores and axes are fitted on `texts` (of training prompts)."""
         readings = features.read(model, texts, layers, threads=generation.default_threads(), finished=finished)
         projection = features.Projection.fit(readings.pooled(layers, pooling), dimension)
         nothing = np.zeros((0, projection.axes.shape[1]), np.float32)

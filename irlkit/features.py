@@ -101,7 +101,7 @@ class Passes:
         begin = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
         before = [[begin]] * len(texts) if prompts is None else [[begin, *ids] for ids in checked_ids(model, tokenizer, prompts)]
         own = [ids or [tokenizer.eos_token_id] for ids in checked_ids(model, tokenizer, texts, add_special_tokens=False)]
-        self.sequences = [b + o for b, o in zip(before, own)]
+        self.sequences = [b + o for b, o in zip(before, own, strict=True)]
         self.length = np.array([len(ids) for ids in (self.sequences if start else own)])
         self.width, self.description = self.network.config.hidden_size, description
 

@@ -22,7 +22,7 @@ def histogram(rows, value, by, xlabel, bins=40, log=False):
 def training(rows, columns):
     """One panel for each column of a training log (a row a step): {column: axis label}."""
     figure, panels = plt.subplots(1, len(columns), figsize=(8.0, 3.2), squeeze=False)
-    for axes, (column, title) in zip(panels[0], columns.items()):
+    for axes, (column, title) in zip(panels[0], columns.items(), strict=True):
         axes.plot(rows.step, rows[column], color="#bbbbbb", linewidth=1)
         axes.plot(rows.step, rows[column].rolling(4, min_periods=1).mean(), color=PALETTE["expert"], linewidth=2)
         axes.set(xlabel="RLOO step", ylabel=title)
@@ -33,7 +33,7 @@ def training(rows, columns):
 def learning_curves(rows, metrics, reference=None):
     """Metrics over epochs: a thin line for each seed, a thick one for their median, a panel for each metric."""
     figure, panels = plt.subplots(1, len(metrics), figsize=(8.0, 3.4), squeeze=False)
-    for axes, metric in zip(panels[0], metrics):
+    for axes, metric in zip(panels[0], metrics, strict=True):
         for method, group in rows[rows.metric == metric].groupby("method", sort=False):
             seeds = group.pivot(index="epoch", columns="seed", values="value")
             axes.plot(seeds, color=PALETTE[method], alpha=0.25, linewidth=0.7)
@@ -78,7 +78,7 @@ def rungs(rows, metrics):
     """One point a run, a line for each method in the order of the rows, a panel for each metric {name: value of chance or None}."""
     order = list(rows.method.unique())
     figure, panels = plt.subplots(1, len(metrics), figsize=(9.0, 0.36 * len(order) + 1.1), sharey=True, squeeze=False)
-    for axes, (metric, chance) in zip(panels[0], metrics.items()):
+    for axes, (metric, chance) in zip(panels[0], metrics.items(), strict=True):
         for place, method in enumerate(order):
             values = rows[(rows.metric == metric) & (rows.method == method)].value
             axes.scatter(values, place + np.linspace(-0.22, 0.22, len(values)), s=9, alpha=0.6, color=PALETTE["base"])
@@ -106,7 +106,7 @@ def seed_epochs(rows, ranges):
     """
     methods = rows.method.unique()
     figure, panels = plt.subplots(1, len(methods) + 1, figsize=(8.4, 3.6), width_ratios=[1] * len(methods) + [0.8])
-    for axes, method in zip(panels, methods):
+    for axes, method in zip(panels, methods, strict=False):
         table = rows[rows.method == method].pivot(index="seed", columns="epoch", values="value")
         table = table.sort_values(table.columns[-1], ascending=False)
         image = axes.imshow(table, aspect="auto", vmin=0, vmax=1, extent=(0.5, len(table.columns) + 0.5, len(table), 0), cmap="viridis")
@@ -114,7 +114,7 @@ def seed_epochs(rows, ranges):
         axes.set(xlabel="epoch", yticks=[])
         axes.grid(False)
     panels[0].set(ylabel=f"{len(table)} seeds, best at the end first")
-    for place, (name, (low, high)) in enumerate(ranges.items()):
+    for place, (low, high) in enumerate(ranges.values()):
         panels[-1].plot([place, place], [low, high], color="#333333", linewidth=5, solid_capstyle="butt")
     panels[-1].set(ylim=(0, 1), xlim=(-0.6, len(ranges) - 0.4))
     panels[-1].set_title("range over seeds", fontsize=10)
@@ -127,7 +127,7 @@ def distances(rows):
     """EPIC distances, one point a seed: to what (`metric`) as colours, a line a method, a panel an expert."""
     experts = rows.expert.unique()
     figure, panels = plt.subplots(1, len(experts), figsize=(8.4, 3.6), sharey=True, squeeze=False)
-    for axes, expert in zip(panels[0], experts):
+    for axes, expert in zip(panels[0], experts, strict=True):
         chosen = rows[rows.expert == expert]
         sns.stripplot(chosen, x="value", y=chosen.method.map(label), hue=chosen.metric.map(label), size=3, alpha=0.7, jitter=0.25,
                       palette="colorblind", ax=axes, legend=axes is panels[0][0])
@@ -183,7 +183,7 @@ def null_band(null, recovered, best):
 def curves(rows, x, metrics, log=False):
     """Median over seeds and 5th to 95th percentile against column `x`, a panel a metric; a colour a method, dashes for exact experts."""
     figure, panels = plt.subplots(1, len(metrics), figsize=(8.4, 3.8), squeeze=False)
-    for axes, metric in zip(panels[0], metrics):
+    for axes, metric in zip(panels[0], metrics, strict=True):
         for (expert, method), group in rows[rows.metric == metric].groupby(["expert", "method"], sort=False):
             found = group.groupby(x).value.quantile([0.05, 0.5, 0.95]).unstack()
             colour = PALETTE.get(method)

@@ -20,7 +20,7 @@ def two_rewards(rows):
     """Both rewards (`metric`: trained_on, watched) over the steps of each training, a panel a reward that is trained on (`method`)."""
     methods = rows.method.unique()
     figure, panels = plt.subplots(1, len(methods), figsize=(9.0, 3.2), sharey=True, squeeze=False)
-    for axes, method in zip(panels[0], methods):
+    for axes, method in zip(panels[0], methods, strict=True):
         for (metric, seed), group in rows[rows.method == method].groupby(["metric", "seed"], sort=False):
             colour, line = ("base", "-") if metric == "trained_on" else ("expert", "--")
             axes.plot(group.epoch, group.value.rolling(3, min_periods=1).mean(), line, color=PALETTE[colour], linewidth=1.3,
@@ -34,9 +34,9 @@ def two_rewards(rows):
 
 
 def sizes(rows, metrics):
-    """One point a run by the number of `blocks`, a panel a metric; a colour a reader (column metric: READER.METRIC), crosses for exact ones."""
+    """One point a run by the number of `blocks`, a panel a metric; a colour a reader, crosses for exact experts."""
     figure, panels = plt.subplots(1, len(metrics), figsize=(8.4, 3.8), squeeze=False)
-    for axes, metric in zip(panels[0], metrics):
+    for axes, metric in zip(panels[0], metrics, strict=True):
         for reader, shift in (("common", 0.97), ("own", 1.03)):
             for expert, marker in (("rlhf", "o"), ("exact", "x")):
                 chosen = rows[(rows.metric == f"{reader}.{metric}") & (rows.expert == expert)]

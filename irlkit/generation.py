@@ -94,7 +94,7 @@ def sample(model, prompts, *, samples=1, max_new_tokens=24, temperature=1.0, see
         texts = [prompts[i] for i in chunks[number]]
         with in_memory(chunk, description):
             drawn = draw(texts, seed=np.random.SeedSequence([seed, number]).generate_state(1)[0])
-        rows = [row for i, tokens in zip(chunks[number], drawn) for row in _rows(int(i), tokens, tokenizer)]
+        rows = [row for i, tokens in zip(chunks[number], drawn, strict=True) for row in _rows(int(i), tokens, tokenizer)]
         if kept is not None:
             _keep(rows, kept)
         return rows
@@ -135,10 +135,10 @@ def log_probs(model, prompts, completions, *, engine="ctranslate2", precision="f
     _check(engine, precision)
     tokenizer = tokenizer_of(model)
     starts = [ids or [tokenizer.bos_token_id] for ids in checked_ids(model, tokenizer, prompts)]
-    sequences = [start + list(tokens) for start, tokens in zip(starts, completions)]
+    sequences = [start + list(tokens) for start, tokens in zip(starts, completions, strict=True)]
     score = _score_ctranslate2 if engine == "ctranslate2" else _score_transformers
     scored = score(model, sequences, precision, threads or default_threads(), tokenizer)
-    return [np.array(values[len(start) - 1:]) for start, values in zip(starts, scored)]
+    return [np.array(values[len(start) - 1:]) for start, values in zip(starts, scored, strict=True)]
 
 
 def default_threads():
@@ -175,7 +175,7 @@ def _score_transformers(model, sequences, precision, threads, tokenizer):
 def _rows(prompt, completions, tokenizer):
     texts = tokenizer.batch_decode(completions, skip_special_tokens=True)
     return [{"prompt": prompt, "sample": number, "completion": text, "tokens": list(tokens)}
-            for number, (text, tokens) in enumerate(zip(texts, completions))]
+            for number, (text, tokens) in enumerate(zip(texts, completions, strict=True))]
 
 
 def _keep(rows, path):

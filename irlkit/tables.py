@@ -2,8 +2,8 @@
 
 import pandas as pd
 
-from irlkit.style import label
 from irlkit.rewards import mask
+from irlkit.style import label
 
 
 def texts(rows, columns, wide=("prompt", "completion")):

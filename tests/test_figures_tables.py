@@ -49,7 +49,7 @@ def test_seeds_by_epoch_are_sorted_and_share_a_scale(rows):
     chosen = rows[(rows.expert == "rlhf") & (rows.metric == "auroc")]
     *maps, ranges, bar = panels(figures.seed_epochs(chosen, {"the paper": (0.3, 0.8), "here": (0.5, 0.6)}))
     assert [axes.get_title() for axes in maps] == ["max-margin, as published", "maximum entropy"]
-    for axes, method in zip(maps, METHODS):
+    for axes, method in zip(maps, METHODS, strict=True):
         image, = axes.images
         last = image.get_array()[:, -1]
         assert image.get_array().shape == (5, 3) and (np.diff(last) <= 0).all() and image.get_clim() == (0, 1)

@@ -39,9 +39,9 @@ def test_log_likelihood_is_that_of_the_network(llama):
     tokenizer, network = tokenizer_of(llama), AutoModelForCausalLM.from_pretrained(llama, dtype=torch.float32).requires_grad_(False)
     tokens = [tokenizer(text, add_special_tokens=False).input_ids for text in (" sat on the mat", "a fool")]
     found = implicit.log_likelihood(llama, [PROMPTS[0], ""], tokens, engine="transformers", threads=1)
-    for value, start, own in zip(found, (tokenizer(PROMPTS[0]).input_ids, [tokenizer.bos_token_id]), tokens):
+    for value, start, own in zip(found, (tokenizer(PROMPTS[0]).input_ids, [tokenizer.bos_token_id]), tokens, strict=True):
         log_p = network(torch.tensor([start + own])).logits[0, len(start) - 1:-1].log_softmax(-1)
-        assert value == pytest.approx(float(sum(row[token] for row, token in zip(log_p, own))), abs=1e-4)
+        assert value == pytest.approx(float(sum(row[token] for row, token in zip(log_p, own, strict=False))), abs=1e-4)
 
 
 @pytest.fixture
@@ -61,9 +61,9 @@ def test_each_score_is_judged_as_that_of_its_prompt_and_text(bench):
     """The same words after another prompt are another event; scores of one for the other would look like a noisy reward."""
     prompts = [f"prompt {p}" for p in range(9)]
     judged = implicit.Judged.of(bench, prompts)
-    entries = list(zip(judged.prompts, judged.texts))
+    entries = list(zip(judged.prompts, judged.texts, strict=True))
     assert len(set(entries)) == len(entries) == 18 + 6, "each once"
-    truth = {(prompts[row.prompt], row.completion): r for row, r in zip(bench.table.itertuples(), bench.true_reward)}
+    truth = {(prompts[row.prompt], row.completion): r for row, r in zip(bench.table.itertuples(), bench.true_reward, strict=True)}
     people = {("", "Good"): 1, ("", "Fine ."): 2, ("", "good"): 1, ("", "fine"): -2, ("", "Bad ."): 0, ("", "bad"): 0}
     found = judged.metrics(np.array([(truth | people)[entry] for entry in entries]))
     assert found["auroc"] == found["spearman"] == found["slope"] == pytest.approx(1.0)

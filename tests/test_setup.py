@@ -155,3 +155,9 @@ def test_the_stamp_is_written_last(tmp_path, monkeypatch, capsys):
     assert "run the same command again" in capsys.readouterr().err
     monkeypatch.setattr(set_up, "set_up", lambda torch_index: None)
     assert set_up.main(None) == 0 and stamp.exists()
+
+
+def test_the_code_is_as_ruff_wants_it():
+    """CONTRIBUTING asks for it; a rule that nobody checks is broken by the next change."""
+    done = subprocess.run([sys.executable, "-m", "ruff", "check", "irlkit", "tests", "workflow", "book/ext"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout

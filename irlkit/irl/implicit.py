@@ -57,10 +57,11 @@ class Judged:
         parts = {split: bench.table.iloc[bench.rows(split)] for split in ("calibration", "test")}
         pieces = {name: ([prompts[i] for i in rows.prompt], rows.completion) for name, rows in parts.items()}
         pieces |= {side: ([""] * len(bench.pairs), bench.pairs[side]) for side in SIDES}
-        entries = [entry for piece in pieces.values() for entry in zip(*piece)]
+        entries = [entry for piece in pieces.values() for entry in zip(*piece, strict=True)]
         numbers, distinct = pd.Index(entries, tupleize_cols=False).factorize()
         ends = np.cumsum([len(texts) for _, texts in pieces.values()])
-        return cls([prompt for prompt, _ in distinct], [text for _, text in distinct], dict(zip(pieces, np.split(numbers, ends[:-1]))),
+        place = dict(zip(pieces, np.split(numbers, ends[:-1]), strict=True))
+        return cls([prompt for prompt, _ in distinct], [text for _, text in distinct], place,
                    parts["test"].prompt.to_numpy(), bench.truth)
 
     def log_likelihood(self, model, **how):
