@@ -159,5 +159,6 @@ def test_the_stamp_is_written_last(tmp_path, monkeypatch, capsys):
 
 def test_the_code_is_as_ruff_wants_it():
     """CONTRIBUTING asks for it; a rule that nobody checks is broken by the next change."""
-    done = subprocess.run([sys.executable, "-m", "ruff", "check", "irlkit", "tests", "workflow", "book/ext"], cwd=ROOT, capture_output=True, text=True)
+    command = [sys.executable, "-m", "ruff", "check", "irlkit", "tests", "workflow", "book/ext"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
