@@ -1,6 +1,6 @@
 """What each notebook can be asked for: one class a notebook, typed and range-checked.
 
-``python -m irlkit.settings check NN-name params.json`` checks a file of parameters without running a notebook.
+``python -m irlkit.settings check params.json`` checks a file of parameters, {NN-name: {parameter: value}}, without running a notebook.
 """
 
 from __future__ import annotations
@@ -208,28 +208,35 @@ NOTEBOOKS: dict[str, type[Settings]] = {
 }
 
 
-def check_file(notebook: str, path: Path) -> Settings:
-    """Settings of a notebook from a JSON file of parameters; ParameterError names what is wrong."""
+def check_file(path: Path) -> dict[str, Settings]:
+    """Settings by notebook from a JSON file {NN-name: {parameter: value}}; ParameterError names what is wrong, and where."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ParameterError(f"parameter file {path} is not readable as JSON ({error})") from error
+    if not isinstance(values, dict) or not all(isinstance(own, dict) for own in values.values()):
+        raise ParameterError(f"parameter file {path} must hold one JSON object: {{NN-name: {{parameter: value}}}}")
+    return {notebook: _checked(notebook, own) for notebook, own in values.items()}
+
+
+def _checked(notebook: str, parameters: dict) -> Settings:
     if notebook not in NOTEBOOKS:
         raise ParameterError(f"unknown notebook {notebook!r}; allowed: {', '.join(NOTEBOOKS)}")
     try:
-        parameters = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ParameterError(f"parameter file {path} is not readable as JSON ({error})") from error
-    if not isinstance(parameters, dict):
-        raise ParameterError(f"parameter file {path} must hold one JSON object: {{name: value}}")
-    return NOTEBOOKS[notebook].checked(parameters)
+        return NOTEBOOKS[notebook].checked(parameters)
+    except ParameterError as error:
+        raise ParameterError(f"{notebook}: {error}") from None
 
 
 def main(arguments: list[str]) -> int:
     """0 when the parameters are allowed; 1 with a one-sentence error; 2 when called wrongly."""
-    if len(arguments) != 3 or arguments[0] != "check":
-        print("usage: python -m irlkit.settings check NN-name params.json", file=sys.stderr)
+    if len(arguments) != 2 or arguments[0] != "check":
+        print("usage: python -m irlkit.settings check params.json", file=sys.stderr)
         return 2
     try:
-        check_file(arguments[1], Path(arguments[2]))
+        check_file(Path(arguments[1]))
     except ParameterError as error:
-        print(f"error: {arguments[1]}: {error}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
 

@@ -17,14 +17,14 @@ def test_files_of_parameters_are_checked(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(settings.NOTEBOOKS, "99-example", Example)
     path = tmp_path / "params.json"
     results = []
-    for content in ('{"seed": 3}', '{"sed": 3}', "[1]", "{"):
+    good, bad = '{"99-example": {"seed": 3}}', '{"04-max-margin-irl": {}, "99-example": {"sed": 3}}'
+    for content in (good, bad, '{"98-other": {}}', '{"99-example": 1}', "[1]", "{"):
         path.write_text(content)
-        results.append(settings.main(["check", "99-example", str(path)]))
+        results.append(settings.main(["check", str(path)]))
     said = capsys.readouterr().err.splitlines()
-    assert results == [0, 1, 1, 1] and len(said) == 3
+    assert results == [0, 1, 1, 1, 1, 1] and len(said) == 5
     assert said[0].startswith("error: 99-example: unknown parameter 'sed'; allowed:")
-    assert settings.main(["check", "98-other", str(path)]) == 1
-    assert "allowed: " in capsys.readouterr().err
+    assert said[1].startswith("error: unknown notebook '98-other'; allowed: 00-tabular-irl")
     assert settings.main([]) == 2
 
 

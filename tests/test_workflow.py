@@ -44,9 +44,10 @@ for path in writes:
 SETTINGS = """
 import json, sys
 allowed = {"seed", "wait", "fail"}
-for name in json.load(open(sys.argv[3])):
-    if name not in allowed:
-        sys.exit(f"unknown parameter '{name}'; allowed: fail, seed, wait")
+for notebook, values in json.load(open(sys.argv[2])).items():
+    for name in values:
+        if name not in allowed:
+            sys.exit(f"{notebook}: unknown parameter '{name}'; allowed: fail, seed, wait")
 """
 RECORDS = """
 import json, pathlib

@@ -59,15 +59,13 @@ def run(profile: str, notebook: str | None) -> int:
 
 def check_parameters(profile: str) -> None:
     """Ask the package whether it takes the profile's values, before any notebook starts; UserError if not."""
-    for name, values in chapters.profile_values(profile).items():
-        with tempfile.NamedTemporaryFile("w", suffix=".json", encoding="utf-8") as file:
-            json.dump(values, file)
-            file.flush()
-            command = [sys.executable, "-m", "irlkit.settings", "check", name, file.name]
-            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-        if done.returncode:
-            reason = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1].removeprefix("error: ").removeprefix(f"{name}: ")
-            raise UserError(f"profiles/{profile}.yaml, {name}: {reason}")
+    with tempfile.NamedTemporaryFile("w", suffix=".json", encoding="utf-8") as file:
+        json.dump(chapters.profile_values(profile), file)
+        file.flush()
+        done = subprocess.run([sys.executable, "-m", "irlkit.settings", "check", file.name], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        reason = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1].removeprefix("error: ")
+        raise UserError(f"profiles/{profile}.yaml, {reason}")
 
 
 def take_log():
