@@ -62,12 +62,19 @@ class Reader:
 
 
 def fewer(bench, samples, preferences, prompts=0):
-    """A Bench with less to score: `samples` base completions of each of the first `prompts`, the first `preferences` pairs (0: all)."""
+    """A Bench with less to score: `samples` base completions of each of the first `prompts`, the first `preferences` pairs (0: all).
+
+    Raises ParameterError where no AUROC can be had of what is left.
+    """
     rows = np.flatnonzero((bench.table.source == "base") & (bench.table["sample"] < samples) & (bench.table.prompt < (prompts or np.inf)))
     table, pairs = bench.table.iloc[rows].reset_index(drop=True), bench.pairs[: preferences or None]
     sides = {name: getattr(bench, name)[: len(pairs)] for name in ("neutral", "toxic", "raw")}
-    return replace(bench, table=table, features=bench.features[rows], true_reward=bench.true_reward[rows], pairs=pairs,
-                   truth=evaluation.Truth.of(table, pairs), **sides)
+    truth = evaluation.Truth.of(table, pairs)
+    if len(set(truth.toxic_test)) < 2:
+        raise ParameterError(f"judge_prompts: among the {len(truth.toxic_test)} test completions of {prompts or 'all'} prompts are not both "
+                             "harmless and toxic ones; give more prompts")
+    return replace(bench, table=table, features=bench.features[rows], true_reward=bench.true_reward[rows],
+                   pairs=pairs, truth=truth, **sides)
 
 
 def reread(bench, reader):

@@ -74,7 +74,9 @@ def test_fewer_texts_are_judged_as_those_texts(bench):
     np.testing.assert_array_equal(some.features, bench.features[kept])
     np.testing.assert_array_equal(some.truth.reward_test, bench.true_reward[kept & (bench.table.split == "test")])
     assert len(experts.fewer(bench, 99, 0).table) == len(bench.table)
-    assert set(experts.fewer(bench, 99, 0, prompts=2).table.prompt) == {0, 1}
+    assert set(experts.fewer(bench, 99, 0, prompts=30).table.prompt) == set(range(30))
+    with pytest.raises(ParameterError, match="judge_prompts: among the 0 test completions of 1 prompts"):
+        experts.fewer(bench, 99, 0, prompts=1)
 
 
 def test_the_effect_is_measured_on_the_experts_own_completions(llama, neox, monkeypatch):

@@ -44,7 +44,7 @@ SMALLER = {
     "06-non-identifiability": {**FEW, "epochs": 3, "sizes": [10], "tolerances": [0.03], "penalties": [0.01], "fractions": [0.5],
                                "penalty": 0.001, "members": 3, "iterations": 2, "resamples": 20},
     "09-model-size": {**SHORT, **TRAINING, "sizes": [2, 6], "runs": 2, "seeds": 2, "distil_texts": 32, "prompt_limit": 40, "samples": 3,
-                      "judge_prompts": 40, "preference_limit": 20},
+                      "judge_prompts": 0, "preference_limit": 20},
     "10-rlhf-again": {**SHORT, **TRAINING, "seeds": 1, "held_out": 5, "neutral_texts": 5, "poor_of": 3},
     "11-released-code": {"seeds": 3, "runs": 5, "texts": 20, "held_out": 20, "preference_limit": 10, "sample_size": 10, "epochs": 2},
 }
