@@ -71,8 +71,8 @@ def fewer(bench, samples, preferences, prompts=0):
     sides = {name: getattr(bench, name)[: len(pairs)] for name in ("neutral", "toxic", "raw")}
     truth = evaluation.Truth.of(table, pairs)
     if len(set(truth.toxic_test)) < 2:
-        raise ParameterError(f"judge_prompts: among the {len(truth.toxic_test)} test completions of {prompts or 'all'} prompts are not both "
-                             "harmless and toxic ones; give more prompts")
+        raise ParameterError(f"judge_prompts: among the {len(truth.toxic_test)} test completions of {prompts or 'all'} prompts are not "
+                             "both harmless and toxic ones; give more prompts")
     return replace(bench, table=table, features=bench.features[rows], true_reward=bench.true_reward[rows],
                    pairs=pairs, truth=truth, **sides)
 
