@@ -114,7 +114,7 @@ def test_an_analysis_runs_by_itself_from_the_published_artifacts(name, tmp_path)
 
 
 def smoke(*arguments):
-    command = [sys.executable, "workflow/run.py", "--profile", "smoke", *arguments]
+    command = [sys.executable, "workflow/run.py", "--profile", "smoke", "--cores", "1", *arguments]  # the other core runs other tests
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stdout + done.stderr
     return done

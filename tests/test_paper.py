@@ -116,7 +116,7 @@ def paper_run(local, tmp_path_factory):
     offline = {"HF_DATASETS_CACHE": str(tree / "datasets"), "HF_HUB_OFFLINE": "1"}
     drafts = [["--notebook", name] for name in CHAPTERS if name not in run_by("tiny")]  # which a whole run leaves out
     for asked in [[], *drafts]:
-        command = [sys.executable, "workflow/run.py", "--profile", "tiny", *asked]
+        command = [sys.executable, "workflow/run.py", "--profile", "tiny", "--cores", "1", *asked]
         done = subprocess.run(command, cwd=tree, env={**os.environ, **offline}, capture_output=True, text=True, timeout=1800)
         assert done.returncode == 0, done.stdout + done.stderr
     records.merge_summaries(tree / "runs/tiny", "tiny")

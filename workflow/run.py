@@ -1,4 +1,4 @@
-"""Run the notebooks of a profile: python workflow/run.py --profile smoke [--notebook 05].
+"""Run the notebooks of a profile: python workflow/run.py --profile smoke [--notebook 05] [--cores 1].
 
 Checks every parameter first, then asks Snakemake for what is missing or old in runs/PROFILE, on two cores, and
 prints what each notebook is doing. A killed run goes on with the same command. Exit code 0 only if all is done.
@@ -28,25 +28,28 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--profile", default="laptop", help="laptop (the notebooks' defaults) or a file of profiles/")
     parser.add_argument("--notebook", help="one notebook by its number, with those that it needs")
+    parser.add_argument("--cores", type=int, default=2, help="processor cores to keep busy (2)")
     asked = parser.parse_args(arguments)
     try:
-        return run(asked.profile, asked.notebook)
+        return run(asked.profile, asked.notebook, asked.cores)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
 
-def run(profile: str, notebook: str | None) -> int:
+def run(profile: str, notebook: str | None, cores: int = 2) -> int:
     """Bring runs/PROFILE up to date; returns the exit code."""
     if not re.fullmatch(r"[\w-]+", profile):
         raise UserError(f"profile {profile!r}: a name has letters, digits, - and _ only")
     targets = [f"runs/{profile}/{path}" for path in chapters.outputs(chapters.find(notebook))] if notebook else []
+    if cores < 1:
+        raise UserError(f"cores: {cores}; at least one is needed")
     check_parameters(profile)
     with take_log() as log:
         started = time.time()
         unlock_after_kill(profile, log)
         # The log is the lock: it is held until the last process that writes to it has gone, Snakemake's orphans included.
-        process = subprocess.Popen(snakemake(profile, *targets), cwd=ROOT, stdout=log, stderr=log)
+        process = subprocess.Popen(snakemake(profile, *targets, "--cores", str(cores)), cwd=ROOT, stdout=log, stderr=log)
         log.write(f"process {process.pid}\n".encode())
         try:
             watch(process, ROOT / "runs" / profile, started)
