@@ -159,6 +159,7 @@ class AgainThroughRLHF(Training, Written):
     samples: int = Field(1, ge=1, le=64)
     neutral_texts: int = Field(50, ge=1)
     poor_of: int = Field(50, ge=1)
+    sample_size: int = Field(100, ge=2)
 
 
 class ReleasedCode(Settings):
