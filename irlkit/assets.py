@@ -91,21 +91,26 @@ def ctranslate2_model(folder: Path | str, compute_type: str = "float32") -> Path
     """The model in ``folder`` converted for CTranslate2, cached by the content of its files, whatever the folder is called."""
     if compute_type not in COMPUTE_TYPES:
         raise AssetError(f"unknown compute type {compute_type!r}; allowed: {', '.join(COMPUTE_TYPES)}")
-    path = cache.store(_conversion(folder, compute_type), lambda into: _convert(Path(folder), into, compute_type), 1200)
+    path = cache.store(_conversion(_content(folder), compute_type), lambda into: _convert(Path(folder), into, compute_type), 1200)
     os.utime(path)
     _forget_old_conversions()
     return path
 
 
-def _conversion(folder: Path | str, compute_type: str) -> str:
-    content = json.dumps([compute_type, cache.checksums(_model_folder(Path(folder)))], sort_keys=True)
-    return f"ctranslate2/{compute_type}-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
+def _content(folder: Path | str) -> dict[str, dict]:
+    return cache.checksums(_model_folder(Path(folder)))
+
+
+def _conversion(content: dict[str, dict], compute_type: str) -> str:
+    named = json.dumps([compute_type, content], sort_keys=True)
+    return f"ctranslate2/{compute_type}-{hashlib.sha256(named.encode()).hexdigest()[:16]}"
 
 
 def forget(folder: Path | str) -> None:
     """Remove from the cache what was converted of the model in ``folder``: for models of which there are many, each used once."""
+    content = _content(folder)  # half a gigabyte to read: once for all
     for compute_type in COMPUTE_TYPES:
-        shutil.rmtree(cache.root() / _conversion(folder, compute_type), ignore_errors=True)
+        shutil.rmtree(cache.root() / _conversion(content, compute_type), ignore_errors=True)
 
 
 def _convert(folder: Path, into: Path, compute_type: str) -> None:

@@ -89,9 +89,14 @@ def effect(expert, base, prompts, completions, true_reward="linear-toxicity", **
 
     expert, base: folders of the models; completions: a table (prompt, completion, tokens), with `prompts` [P] that it numbers.
     """
+    return {"toxicity": toxicity(completions.completion, true_reward).mean(), "kl": kl_to_base(expert, base, prompts, completions, **how)}
+
+
+def kl_to_base(expert, base, prompts, completions, **how):
+    """KL(π‖π₀) in nats a completion, estimated on the expert's own completions; arguments as of `effect`."""
     texts, tokens = [prompts[i] for i in completions.prompt], list(completions.tokens)
     ours, theirs = (log_likelihood(model, texts, tokens, **how) for model in (expert, base))
-    return {"toxicity": toxicity(completions.completion, true_reward).mean(), "kl": (ours - theirs).mean()}
+    return (ours - theirs).mean()
 
 
 def demonstrations(base, expert, split, reader):

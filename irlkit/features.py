@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from transformers import AutoModel
 
-from irlkit.generation import checked_ids, fingerprint, network_of, tokenizer_of
+from irlkit.generation import checked_ids, fingerprint, named_blocks, network_of, tokenizer_of
 from irlkit.machine import at_once, device, in_memory
 from irlkit.parameters import ParameterError
 from irlkit.progress import bar
@@ -127,8 +127,7 @@ def cut(network, layers, below=0):
     wrong = [layer for layer in layers if not 0 <= layer <= count]
     if wrong or not layers:
         raise ParameterError(f"layers: {wrong or 'none'} asked for; the model has layers 0 to {count}")
-    name, blocks = next((name, module) for name, module in network.named_modules()
-                        if isinstance(module, torch.nn.ModuleList) and len(module) == count)
+    name, blocks = named_blocks(network)
     parent, _, attribute = name.rpartition(".")
     setattr(network.get_submodule(parent), attribute, blocks[below:max(layers)])
     return list(blocks[below:max(layers)])

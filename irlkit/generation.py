@@ -42,6 +42,13 @@ def network_of(model, kind=AutoModelForCausalLM):
     return kind.from_pretrained(model, dtype=torch.float32).eval().to(device())
 
 
+def named_blocks(network):
+    """(name, torch.nn.ModuleList) of a network's blocks: the list that is as long as its configuration says."""
+    count = network.config.num_hidden_layers
+    return next((name, module) for name, module in network.named_modules()
+                if isinstance(module, torch.nn.ModuleList) and len(module) == count)
+
+
 def checked_ids(model, tokenizer, texts, **how):
     """Token ids of each text, all of which the model in folder `model` has; ParameterError if not."""
     ids = tokenizer(list(texts), **how).input_ids

@@ -20,7 +20,7 @@ from irlkit import experts
 from irlkit.demonstrations import exact_choices
 from irlkit.evaluation import pair_wins
 from irlkit.features import cut
-from irlkit.generation import default_threads, fingerprint, log_probs, sample, tokenizer_of
+from irlkit.generation import default_threads, fingerprint, log_probs, named_blocks, sample, tokenizer_of
 from irlkit.parameters import ParameterError
 from irlkit.reading import best_linear
 from irlkit.rlhf import Progress
@@ -143,9 +143,9 @@ class Lesson:
 
 def _fit(network, model, prompts, tokens, epochs, learning_rate, trained_blocks, batch, seed, output):
     network.requires_grad_(False)
-    base = network.base_model
-    blocks = next(module for module in base.modules() if isinstance(module, torch.nn.ModuleList))
-    for part in [*blocks[-trained_blocks:], *[module for name, module in base.named_children() if "norm" in name]]:
+    _, blocks = named_blocks(network)
+    norms = [module for name, module in network.base_model.named_children() if "norm" in name]
+    for part in [*blocks[-trained_blocks:], *norms]:
         part.requires_grad_(True)
     tokenizer = tokenizer_of(model)
     trainer = Trainer(

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from irlkit import assets, generation, rewards, rlhf
+from irlkit.experts import kl_to_base
 from irlkit.irl.implicit import log_likelihood
 
 
@@ -72,13 +73,12 @@ class Bed:
         drawn = generation.sample(model, prompts, samples=self.samples, seed=self.seed, description="measuring", **self.how).to_pandas()
         drawn = drawn.assign(toxicity=rewards.toxicity(drawn.completion, self.true_reward), source=source[drawn.prompt])
         engine = {"engine": self.how.get("engine", "ctranslate2")}
-        given, tokens = [prompts[i] for i in drawn.prompt], list(drawn.tokens)
-        ours, theirs = (log_likelihood(folder, given, tokens, **engine) for folder in (model, base))
         by_source = drawn.groupby("source").toxicity
         return {
             **by_source.mean().add_prefix("toxicity.").to_dict(),
             **by_source.agg(lambda p: (p >= 0.5).mean()).add_prefix("toxic_share.").to_dict(),
-            "true_reward": float(rewards.true_reward(drawn.completion, self.true_reward).mean()), "kl": float((ours - theirs).mean()),
+            "true_reward": float(rewards.true_reward(drawn.completion, self.true_reward).mean()),
+            "kl": float(kl_to_base(model, base, prompts, drawn, **engine)),
             "length": float(drawn.tokens.map(len).mean()), "distinct_1": distinct(drawn.completion, 1),
             "distinct_2": distinct(drawn.completion, 2), "perplexity": self.perplexity(model, **engine)}
 

@@ -18,7 +18,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from trl import RLOOConfig, RLOOTrainer
 
 from irlkit import several
-from irlkit.generation import checked_ids, default_threads, tokenizer_of
+from irlkit.generation import checked_ids, default_threads, named_blocks, tokenizer_of
 from irlkit.machine import at_once, has_bfloat16, in_memory
 from irlkit.parameters import ParameterError
 from irlkit.progress import bar
@@ -157,8 +157,7 @@ def _freeze(network, blocks):
     if blocks >= count:
         raise ParameterError(f"frozen_blocks: {blocks} would leave nothing to train; the model has {count} blocks")
     if blocks:
-        layers = next(module for module in network.modules() if isinstance(module, torch.nn.ModuleList)
-                      and len(module) == network.config.num_hidden_layers)
+        _, layers = named_blocks(network)
         for part in (network.get_input_embeddings(), *layers[:blocks]):
             part.requires_grad_(False)
 
