@@ -65,7 +65,7 @@ class Demonstrations(Sampled):
     preference_limit: int = Field(800, ge=0)
     layers: list[int] = Field([0, 2, 5, 10, 15], min_length=1)
     penalty: float = Field(2e-3, gt=0)
-    dimension: int = Field(512, ge=1)
+    dimension: int = Field(256, ge=1)
     precision_texts: int = Field(60, ge=1)
 
 
@@ -92,7 +92,7 @@ class ReadingPlace(Fitted):
     trained_blocks: list[Annotated[int, Field(ge=0)]] = Field([27, 30], min_length=2, max_length=2)
     model_seeds: int = Field(2, ge=2, le=100)
     model_epochs: int = Field(3, ge=1)
-    prompt_limit: int = Field(120, ge=0)
+    prompt_limit: int = Field(180, ge=0)
     preference_limit: int = Field(150, ge=0)
     head_layers: Layers = [0, 2]
     units: int = Field(32, ge=1)

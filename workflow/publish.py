@@ -103,18 +103,33 @@ def write_notebook(path: Path, notebook: dict) -> None:
 
 
 def with_prose(executed: dict, source: dict, name: str) -> dict:
-    """The executed notebook with the prose and captions of its source; UserError if its code is not the source's."""
+    """The executed notebook with the prose and captions of its source; UserError if its code is not the source's.
+
+    A default that the run did not use may be another one now.
+    """
     ran = [cell for cell in executed["cells"] if cell["cell_type"] == "code"]
-    injected = [cell for cell in ran if "injected-parameters" in cell["metadata"].get("tags", [])]
+    injected = [cell for cell in ran if tagged(cell, "injected-parameters")]
     ran = [cell for cell in ran if cell not in injected]
     code = [cell for cell in source["cells"] if cell["cell_type"] == "code"]
-    if ["".join(cell["source"]) for cell in ran] != ["".join(cell["source"]) for cell in code]:
+    if what_runs(ran, injected) != what_runs(code, injected):
         raise UserError(f"{name}: notebooks/{name}.ipynb has other code than the run to be published; run it again")
     outputs, cells = iter(ran), []
     for cell in source["cells"]:
-        cells.append({**next(outputs), "metadata": dict(cell["metadata"])} if cell["cell_type"] == "code" else cell)
-        cells += injected if "parameters" in cell["metadata"].get("tags", []) else []
+        cells.append({**next(outputs), **{key: cell[key] for key in ("source", "metadata")}} if cell["cell_type"] == "code" else cell)
+        cells += injected if tagged(cell, "parameters") else []
     return executed | {"cells": cells}
+
+
+def what_runs(code: list[dict], injected: list[dict]) -> tuple:
+    """The code of the cells, with the values that the parameters have in the end for the cell of their defaults."""
+    values: dict = {}
+    for cell in [*(cell for cell in code if tagged(cell, "parameters")), *injected]:
+        exec("".join(cell["source"]), {}, values)
+    return values, ["".join(cell["source"]) for cell in code if not tagged(cell, "parameters")]
+
+
+def tagged(cell: dict, tag: str) -> bool:
+    return tag in cell["metadata"].get("tags", [])
 
 
 def facts(run: Path, name: str, notebook: dict, profile: str) -> dict:
