@@ -86,7 +86,7 @@ class RewardAccuracy(Fitted):
 class ReadingPlace(Fitted):
     seeds: int = Field(10, ge=2, le=1000)
     base_model: Model = "smollm2-135m-instruct"
-    deep_texts: int = Field(60, ge=0)
+    deep_texts: int = Field(80, ge=0)
     layers: Layers = [0, 2, 5, 10, 15, 20, 25, 30]
     places: list[Place] = Field(["last 30", "last 15", "mean 15", "root 0 2 5 10 15"], min_length=1)
     trained_blocks: list[Annotated[int, Field(ge=0)]] = Field([27, 30], min_length=2, max_length=2)
@@ -113,7 +113,7 @@ class NonIdentifiability(Fitted):
     epochs: int = Field(30, ge=1)
     sizes: list[Annotated[int, Field(ge=2)]] = Field([50, 400], min_length=1)
     tolerances: list[Annotated[float, Field(gt=0)]] = Field([0.003, 0.03], min_length=1)
-    penalty: float = Field(0.0, ge=0)
+    penalty: float = Field(1e-4, ge=0)
     members: int = Field(12, ge=2)
     starts: int = Field(1, ge=0)
     iterations: int = Field(10, ge=1)

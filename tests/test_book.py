@@ -12,6 +12,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -67,7 +68,10 @@ def finished_run(folder: Path, glue=True) -> Path:
         write(folder / f"notebooks/{name}.ipynb", cell(outputs=outputs, papermill=timed), papermill=made, title=f"# {name}")
         for path in chapters.outputs(name)[1:]:
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            (folder / path).write_text("{}" if path.endswith(".json") else name, encoding="utf-8")
+            if path.endswith(".parquet"):
+                pd.DataFrame({"text": [name]}).to_parquet(folder / path)
+            else:
+                (folder / path).write_text("{}" if path.endswith(".json") else name, encoding="utf-8")
     (folder / "cache").mkdir(exist_ok=True)
     (folder / "cache/big.bin").write_text("never published")
     return folder
@@ -250,6 +254,25 @@ def test_prose_is_that_of_the_source_and_code_that_of_the_run(project):
     assert nbformat.read(project / f"results/notebooks/{name}.ipynb", as_version=4).cells[0].source == "# Newer title"
     write(project / f"notebooks/{name}.ipynb", cell(source="2 + 2"))
     with pytest.raises(chapters.UserError, match="has other code than the run to be published; run it again"):
+        publish.publish("x", [name])
+
+
+def test_a_default_that_the_run_did_not_use_may_change(project):
+    """The laptop's sizes may, without hours of the published run; a value that the run did use may not."""
+    name = NAMES[0]
+
+    def notebook(path, default, *injected):
+        asked = cell(source=f"seed: int = 0\nprompt_limit: int = {default}  # prompts", tags=["parameters"])
+        papermill = nbformat.read(project / f"runs/x/notebooks/{name}.ipynb", as_version=4).metadata.papermill
+        write(project / path, asked, *injected, cell(), papermill=papermill)
+
+    notebook(f"runs/x/notebooks/{name}.ipynb", 120, cell(source="prompt_limit = 0", tags=["injected-parameters"]))
+    notebook(f"notebooks/{name}.ipynb", 180)
+    publish.publish("x", [name])
+    published = nbformat.read(project / f"results/notebooks/{name}.ipynb", as_version=4).cells
+    assert "= 180" in published[1].source and published[2].source == "prompt_limit = 0"
+    notebook(f"runs/x/notebooks/{name}.ipynb", 120)
+    with pytest.raises(chapters.UserError, match="other code"):
         publish.publish("x", [name])
 
 
