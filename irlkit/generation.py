@@ -26,6 +26,7 @@ from irlkit.progress import bar
 
 ENGINES = ("ctranslate2", "transformers")
 PRECISIONS = ("int8", "int16", "float32")
+SEQUENCES = 48  # drawn at once by ctranslate2: with 8, reading the weights for so few takes half of the time
 _SEEDING = threading.Lock()
 
 
@@ -199,7 +200,7 @@ def _ctranslate2(model, precision):
         generator = _seeded_generator(folder, precision, int(seed))
         tokens = [tokenizer.convert_ids_to_tokens(ids) for ids in tokenizer(prompts).input_ids]
         results = generator.generate_batch(
-            tokens, num_hypotheses=samples, max_length=max_new_tokens, max_batch_size=8, include_prompt_in_result=False,
+            tokens, num_hypotheses=samples, max_length=max_new_tokens, max_batch_size=max(8, SEQUENCES // samples), include_prompt_in_result=False,
             sampling_topk=0 if temperature else 1, sampling_temperature=temperature or 1.0,
             end_token=[tokenizer.eos_token_id])
         return [result.sequences_ids for result in results]
