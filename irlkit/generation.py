@@ -200,8 +200,8 @@ def _ctranslate2(model, precision):
         generator = _seeded_generator(folder, precision, int(seed))
         tokens = [tokenizer.convert_ids_to_tokens(ids) for ids in tokenizer(prompts).input_ids]
         results = generator.generate_batch(
-            tokens, num_hypotheses=samples, max_length=max_new_tokens, max_batch_size=max(8, SEQUENCES // samples), include_prompt_in_result=False,
-            sampling_topk=0 if temperature else 1, sampling_temperature=temperature or 1.0,
+            tokens, num_hypotheses=samples, max_length=max_new_tokens, max_batch_size=max(8, SEQUENCES // samples),
+            include_prompt_in_result=False, sampling_topk=0 if temperature else 1, sampling_temperature=temperature or 1.0,
             end_token=[tokenizer.eos_token_id])
         return [result.sequences_ids for result in results]
 
