@@ -26,7 +26,7 @@ from irlkit.progress import bar
 
 ENGINES = ("ctranslate2", "transformers")
 PRECISIONS = ("int8", "int16", "float32")
-SEQUENCES = 48  # drawn at once by ctranslate2: with 8, reading the weights for so few takes half of the time
+SEQUENCES = 48  # drawn at once by ctranslate2: with fewer, much of the time goes into reading the weights
 _SEEDING = threading.Lock()
 
 
