@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from irlkit import assets, generation, rewards, rlhf
 from irlkit.experts import kl_to_base
@@ -146,6 +147,16 @@ def where(points, column, value):
 def at_kl(points, kl):
     """The metrics of `points` where the KL to the base model first reaches `kl` nats, as `where` says."""
     return where(points, "kl", kl)
+
+
+def ratio(ours, theirs):
+    """{"mean", "low", "high"}: by how much the values `ours` [S] are `theirs` [T], and the 95 % interval of that.
+
+    The ratio of the means, and Welch's t-interval for the difference of mean logarithms; all values positive, two or more each.
+    """
+    ours, theirs = np.asarray(ours, float), np.asarray(theirs, float)
+    low, high = np.exp(stats.ttest_ind(np.log(ours), np.log(theirs), equal_var=False).confidence_interval())
+    return {"mean": float(ours.mean() / theirs.mean()), "low": float(low), "high": float(high)}
 
 
 def hacking_begins(own, true, window=3):

@@ -149,7 +149,7 @@ class ModelSize(Training, Written):
 class AgainThroughRLHF(Training, Written):
     true_reward: Classifier = "linear-toxicity"
     transfer_model: Model = "gemma-3-270m"
-    seeds: int = Field(2, ge=1, le=20)
+    seeds: int = Field(2, ge=2, le=20)
     steps: int = Field(4, ge=1)
     kl_weight: float = Field(0.1, ge=0)
     batch: int = Field(32, ge=2)

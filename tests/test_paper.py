@@ -45,7 +45,7 @@ SMALLER = {
                                "penalty": 0.001, "members": 3, "iterations": 2, "resamples": 20},
     "09-model-size": {**SHORT, **TRAINING, "sizes": [2, 6], "runs": 2, "seeds": 2, "distil_texts": 32, "prompt_limit": 40, "samples": 3,
                       "judge_prompts": 0, "preference_limit": 20},
-    "10-rlhf-again": {**SHORT, **TRAINING, "seeds": 1, "held_out": 5, "neutral_texts": 5, "poor_of": 3},
+    "10-rlhf-again": {**SHORT, **TRAINING, "seeds": 2, "held_out": 5, "neutral_texts": 5, "poor_of": 3},
     "11-released-code": {"seeds": 3, "runs": 5, "texts": 20, "held_out": 20, "preference_limit": 10, "sample_size": 10, "epochs": 2},
 }
 

@@ -46,6 +46,13 @@ def test_the_first_crossing_counts_and_a_training_that_never_came_so_far_has_its
     assert rerlhf.at_kl(points([0, 1], [0.4, 0.2]), 5.0).kl == 1
 
 
+def test_a_ratio_of_trainings_and_its_interval():
+    same = rerlhf.ratio([0.1, 0.2, 0.4], [0.4, 0.1, 0.2])
+    assert same["mean"] == pytest.approx(1) and same["low"] * same["high"] == pytest.approx(1) and same["low"] < 0.5
+    sure = rerlhf.ratio([0.20, 0.21, 0.22], [0.10, 0.105, 0.11])
+    assert sure["mean"] == pytest.approx(2) and 1.7 < sure["low"] < 2 < sure["high"] < 2.4
+
+
 def test_hacking_begins_where_the_true_reward_turns():
     random = np.random.default_rng(0)
     steps = np.arange(30)
