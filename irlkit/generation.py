@@ -16,6 +16,7 @@ from pathlib import Path
 import ctranslate2
 import datasets
 import numpy as np
+import pandas as pd
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -165,8 +166,13 @@ def _score_ctranslate2(model, sequences, precision, threads, tokenizer):
     folder = str(assets.ctranslate2_model(model, precision))
     generator = ctranslate2.Generator(folder, device="auto", compute_type=precision, inter_threads=threads, intra_threads=1)
     words = json.loads((Path(folder) / "vocabulary.json").read_text(encoding="utf-8"))  # ids beyond the tokenizer's have names there, too
-    tokens = [[words[i] for i in ids] for ids in sequences]
-    return [result.log_probs for result in generator.score_batch(tokens, max_batch_size=16)]
+    scored = [None] * len(sequences)
+    by_length = pd.Series(range(len(sequences))).groupby([len(ids) for ids in sequences])
+    for _, same in by_length:  # ctranslate2 4.8 cannot score Gemma on a batch that is padded
+        tokens = [[words[i] for i in sequences[place]] for place in same]
+        for place, result in zip(same, generator.score_batch(tokens, max_batch_size=16), strict=True):
+            scored[place] = result.log_probs
+    return scored
 
 
 def _score_transformers(model, sequences, precision, threads, tokenizer):
