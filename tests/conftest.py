@@ -9,6 +9,8 @@ import torch
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
     LlamaConfig,
@@ -65,6 +67,18 @@ def neox(tmp_path_factory):
         vocab_size=len(words), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
         max_position_embeddings=48, initializer_range=0.2, bos_token_id=1, eos_token_id=0))
     return saved(network, words, tmp_path_factory.mktemp("neox"))
+
+
+@pytest.fixture(scope="session")
+def gemma(tmp_path_factory):
+    """Folder of a Gemma 3 with six blocks of width 32, the last of each three with a sliding window, and one head of keys and values."""
+    words = tokenizer(pad=True)
+    torch.manual_seed(2)
+    network = Gemma3ForCausalLM(Gemma3TextConfig(
+        vocab_size=len(words), hidden_size=32, intermediate_size=64, num_hidden_layers=6, num_attention_heads=4, num_key_value_heads=1,
+        head_dim=8, query_pre_attn_scalar=8, max_position_embeddings=48, sliding_window=16, initializer_range=0.2,
+        bos_token_id=1, eos_token_id=0, pad_token_id=2))
+    return saved(network, words, tmp_path_factory.mktemp("gemma"))
 
 
 def roberta_in(folder):

@@ -91,7 +91,7 @@ def test_no_prompt_leaks_into_a_completion(llama, prompts):
     assert list(drawn) == [greedy_tokens(llama, prompt, 6) for prompt in prompts]
 
 
-@pytest.mark.parametrize("name", ["llama", "neox"])
+@pytest.mark.parametrize("name", ["llama", "neox", "gemma"])
 @pytest.mark.parametrize("engine", generation.ENGINES)
 def test_temperature_zero_takes_the_largest_logit(request, name, engine):
     """Wrong padding side, wrong positions of padded prompts, or a lost temperature would show here."""
@@ -112,7 +112,7 @@ def test_samples_follow_the_models_distribution(llama, engine):
     assert (counts > 0).sum() > 50
 
 
-@pytest.mark.parametrize("name", ["llama", "neox"])
+@pytest.mark.parametrize("name", ["llama", "neox", "gemma"])
 def test_engines_give_the_same_log_probabilities(request, name):
     """The KL of RLHF is a difference of these: an engine's own error, or one shifted by a token, would be taken for drift."""
     model = request.getfixturevalue(name)

@@ -33,9 +33,13 @@ def block(summary: dict | None) -> str:
 def _caption(summary: dict) -> str:
     base, expert, kl = (summary[f"rlhf.{name}"] for name in ("mean_toxicity.base", "mean_toxicity.expert", "kl"))
     seeds = summary["irl.max_entropy.pair_accuracy"]["n_seeds"]
+    again = ""
+    if "rerlhf.ratio" in summary:
+        again = ("At equal KL, RLHF with the recovered reward leaves {mean:.2f} times (95 % interval {low:.2f} to {high:.2f}) the toxicity of "
+                 "RLHF with the true one. ").format(**summary["rerlhf.ratio"])
     return (
         f"Profile `{summary['profile']}`. RLHF took the mean toxicity of held-out prompts from {base:.3f} to {expert:.3f}, {kl:.1f} nats "
-        f"away from the base model. The table gives medians [lowest, highest] over {seeds} seeds."
+        f"away from the base model. {again}The table gives medians [lowest, highest] over {seeds} seeds."
     )
 
 
