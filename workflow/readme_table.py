@@ -35,8 +35,8 @@ def _caption(summary: dict) -> str:
     seeds = summary["irl.max_entropy.pair_accuracy"]["n_seeds"]
     again = ""
     if "rerlhf.ratio" in summary:
-        again = ("At equal KL, RLHF with the recovered reward leaves {mean:.2f} times (95 % interval {low:.2f} to {high:.2f}) the toxicity of "
-                 "RLHF with the true one. ").format(**summary["rerlhf.ratio"])
+        again = ("At equal KL, RLHF with the recovered reward leaves {mean:.2f} times (95 % interval {low:.2f} to {high:.2f}) the "
+                 "toxicity of RLHF with the true one. ").format(**summary["rerlhf.ratio"])
     return (
         f"Profile `{summary['profile']}`. RLHF took the mean toxicity of held-out prompts from {base:.3f} to {expert:.3f}, {kl:.1f} nats "
         f"away from the base model. {again}The table gives medians [lowest, highest] over {seeds} seeds."
