@@ -166,13 +166,12 @@ def _score_ctranslate2(model, sequences, precision, threads, tokenizer):
     folder = str(assets.ctranslate2_model(model, precision))
     generator = ctranslate2.Generator(folder, device="auto", compute_type=precision, inter_threads=threads, intra_threads=1)
     words = json.loads((Path(folder) / "vocabulary.json").read_text(encoding="utf-8"))  # ids beyond the tokenizer's have names there, too
-    scored = [None] * len(sequences)
-    by_length = pd.Series(range(len(sequences))).groupby([len(ids) for ids in sequences])
-    for _, same in by_length:  # ctranslate2 4.8 cannot score Gemma on a batch that is padded
-        tokens = [[words[i] for i in sequences[place]] for place in same]
-        for place, result in zip(same, generator.score_batch(tokens, max_batch_size=16), strict=True):
-            scored[place] = result.log_probs
-    return scored
+    waiting = [None] * len(sequences)
+    for _, same in pd.Series(sequences).groupby([len(ids) for ids in sequences]):  # ctranslate2 4.8 cannot score Gemma on a padded batch
+        tokens = [[words[i] for i in ids] for ids in same]
+        for place, result in zip(same.index, generator.score_batch(tokens, max_batch_size=16, asynchronous=True), strict=True):
+            waiting[place] = result
+    return [result.result().log_probs for result in waiting]
 
 
 def _score_transformers(model, sequences, precision, threads, tokenizer):

@@ -47,38 +47,32 @@ def saved(network, words, folder):
     return folder
 
 
+def tiny(network, config, folder, seed, pad=True, **shape):
+    """Folder of a language model with blocks of width 32 and a context of 48 tokens; `pad`: whether it has a padding token."""
+    words = tokenizer(pad)
+    torch.manual_seed(seed)
+    return saved(network(config(
+        vocab_size=len(words), hidden_size=32, intermediate_size=64, num_attention_heads=4, max_position_embeddings=48,
+        initializer_range=0.2, bos_token_id=1, eos_token_id=0, pad_token_id=words.pad_token_id, **shape)), words, folder)
+
+
 @pytest.fixture(scope="session")
 def llama(tmp_path_factory):
-    """Folder of a Llama with three blocks of width 32 and a context of 48 tokens; it has a padding token."""
-    words = tokenizer(pad=True)
-    torch.manual_seed(0)
-    network = LlamaForCausalLM(LlamaConfig(
-        vocab_size=len(words), hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
-        max_position_embeddings=48, initializer_range=0.2, bos_token_id=1, eos_token_id=0, pad_token_id=2))
-    return saved(network, words, tmp_path_factory.mktemp("llama"))
+    """A Llama with three blocks; it has a padding token."""
+    return tiny(LlamaForCausalLM, LlamaConfig, tmp_path_factory.mktemp("llama"), 0, num_hidden_layers=3, num_key_value_heads=2)
 
 
 @pytest.fixture(scope="session")
 def neox(tmp_path_factory):
-    """Folder of a GPT-NeoX (the paper's family) with two blocks of width 32; its tokenizer has no padding token."""
-    words = tokenizer(pad=False)
-    torch.manual_seed(1)
-    network = GPTNeoXForCausalLM(GPTNeoXConfig(
-        vocab_size=len(words), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        max_position_embeddings=48, initializer_range=0.2, bos_token_id=1, eos_token_id=0))
-    return saved(network, words, tmp_path_factory.mktemp("neox"))
+    """A GPT-NeoX (the paper's family) with two blocks; its tokenizer has no padding token."""
+    return tiny(GPTNeoXForCausalLM, GPTNeoXConfig, tmp_path_factory.mktemp("neox"), 1, pad=False, num_hidden_layers=2)
 
 
 @pytest.fixture(scope="session")
 def gemma(tmp_path_factory):
-    """Folder of a Gemma 3 with six blocks of width 32, the last of each three with a sliding window, and one head of keys and values."""
-    words = tokenizer(pad=True)
-    torch.manual_seed(2)
-    network = Gemma3ForCausalLM(Gemma3TextConfig(
-        vocab_size=len(words), hidden_size=32, intermediate_size=64, num_hidden_layers=6, num_attention_heads=4, num_key_value_heads=1,
-        head_dim=8, query_pre_attn_scalar=8, max_position_embeddings=48, sliding_window=16, initializer_range=0.2,
-        bos_token_id=1, eos_token_id=0, pad_token_id=2))
-    return saved(network, words, tmp_path_factory.mktemp("gemma"))
+    """A Gemma 3 with six blocks, all but the last with a sliding window, and one head of keys and values."""
+    return tiny(Gemma3ForCausalLM, Gemma3TextConfig, tmp_path_factory.mktemp("gemma"), 2, num_hidden_layers=6, num_key_value_heads=1,
+                head_dim=8, query_pre_attn_scalar=8, sliding_window=16)
 
 
 def roberta_in(folder):

@@ -113,7 +113,9 @@ def test_the_readmes_table_shows_medians_and_spread():
     text = readme_table.block(summary)
     assert "from 0.200 to 0.040, 5.5 nats" in text and "over 20 seeds" in text
     assert "| maximum entropy, RLHF expert | 0.980 [0.976, 0.986] | – | – |" in text
-    assert "| baseline: text length | 0.500 | – | – |" in text
+    assert "| baseline: text length | 0.500 | – | – |" in text and "At equal KL" not in text
+    again = readme_table.block(summary | {"rerlhf.ratio": {"mean": 1.064, "low": 0.71, "high": 1.6}})
+    assert "the recovered reward leaves 1.06 times (95 % interval 0.71 to 1.60) the toxicity" in again
 
 
 def test_an_old_python_is_refused_by_name(tmp_path):
