@@ -127,6 +127,7 @@ class NonIdentifiability(Fitted):
 class ModelSize(Training, Written):
     true_reward: Classifier = "linear-toxicity"
     other_model: Model = "gemma-3-270m"
+    other_learning_rate: float = Field(2e-5, gt=0, lt=1)
     sizes: list[Annotated[int, Field(ge=1)]] = Field([10, 30], min_length=2)
     distil_texts: int = Field(400, ge=16)
     runs: int = Field(2, ge=1, le=20)
@@ -149,6 +150,7 @@ class ModelSize(Training, Written):
 class AgainThroughRLHF(Training, Written):
     true_reward: Classifier = "linear-toxicity"
     transfer_model: Model = "gemma-3-270m"
+    transfer_learning_rate: float = Field(2e-5, gt=0, lt=1)
     seeds: int = Field(2, ge=2, le=20)
     steps: int = Field(4, ge=1)
     kl_weight: float = Field(0.1, ge=0)
