@@ -1,7 +1,7 @@
 """A ladder of model sizes in one family: a model with fewer of its blocks, fitted again to what the whole one writes.
 
-Cutting blocks off leaves the output layer with states that it has never seen; fitting the small model to samples of the whole one by
-cross-entropy makes it a language model again (book, eq. distillation; Kim and Rush, 2016).
+The blocks in the middle are left out: the first ones know the tokens, the last ones the output layer. Fitting the small model to samples
+of the whole one by cross-entropy makes it a language model again (book, eq. distillation; Kim and Rush, 2016).
 """
 
 import json
@@ -26,12 +26,12 @@ from irlkit.reading import best_linear
 from irlkit.rlhf import Progress
 
 
-def rung(model, blocks, prompts, tokens, output, *, epochs=1.0, learning_rate=1e-3, trained_blocks=3, batch=16, seed=0, threads=None):
-    """The model in folder `model` with its first `blocks` blocks, fitted again, as a folder; the model's own folder for all its blocks.
+def rung(model, blocks, prompts, tokens, output, *, epochs=1.0, learning_rate=1e-3, batch=16, seed=0, threads=None):
+    """The model in folder `model` with `blocks` of its blocks (as `shortened`), fitted again, as a folder; for all its own folder.
 
-    `prompts` and `tokens` (lists of ids, without the end) are completions by the whole model, on which the highest `trained_blocks`
-    blocks and the last norm are fitted; the output layer is shared with the embeddings and stays. Done once: the same
-    call again returns `output` as it is. Raises ParameterError for a number of blocks that the model does not have.
+    `prompts` and `tokens` (lists of ids, without the end) are completions by the whole model, on which the blocks and the last norm are
+    fitted; the output layer, which may be shared with the embeddings, stays. Done once: the same call again returns `output` as it is.
+    Raises ParameterError for a number of blocks that the model does not have.
     """
     count = AutoConfig.from_pretrained(model).num_hidden_layers
     if not 1 <= blocks <= count:
@@ -39,12 +39,12 @@ def rung(model, blocks, prompts, tokens, output, *, epochs=1.0, learning_rate=1e
     if blocks == count:
         return Path(model)
     prompts, tokens = list(prompts), [[int(token) for token in own] for own in tokens]
-    asked = [fingerprint(model, prompts, tokens), blocks, epochs, learning_rate, trained_blocks, batch, seed]
+    asked = [fingerprint(model, prompts, tokens), blocks, epochs, learning_rate, batch, seed]
     note = Path(output) / "rung.json"
     if not (note.exists() and json.loads(note.read_text()) == asked):
         torch.set_num_threads(threads or default_threads())
         network = shortened(model, blocks)
-        _fit(network, model, prompts, tokens, epochs, learning_rate, trained_blocks, batch, seed, output)
+        _fit(network, model, prompts, tokens, epochs, learning_rate, batch, seed, output)
         network.save_pretrained(output)
         tokenizer_of(model).save_pretrained(output)
         note.write_text(json.dumps(asked))
@@ -52,12 +52,19 @@ def rung(model, blocks, prompts, tokens, output, *, epochs=1.0, learning_rate=1e
 
 
 def shortened(model, blocks):
-    """The network in folder `model` with its first `blocks` blocks alone."""
+    """The network in folder `model` with its first ⌈`blocks`/2⌉ and its last ⌊`blocks`/2⌋ blocks."""
     network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    _, own = named_blocks(network)
+    kept = [*range(-(-blocks // 2)), *range(len(own) - blocks // 2, len(own))]
+    for place, number in enumerate(kept):
+        own[place] = own[number]
+        for module in own[place].modules():
+            if hasattr(module, "layer_idx"):  # its place in the cache of keys and values
+                module.layer_idx = place
     cut(network, [blocks])
     network.config.num_hidden_layers = blocks
     if getattr(network.config, "layer_types", None):
-        network.config.layer_types = network.config.layer_types[:blocks]
+        network.config.layer_types = [network.config.layer_types[number] for number in kept]
     return network
 
 
@@ -141,11 +148,11 @@ class Lesson:
         return self.recovered(weights)
 
 
-def _fit(network, model, prompts, tokens, epochs, learning_rate, trained_blocks, batch, seed, output):
+def _fit(network, model, prompts, tokens, epochs, learning_rate, batch, seed, output):
     network.requires_grad_(False)
     _, blocks = named_blocks(network)
     norms = [module for name, module in network.base_model.named_children() if "norm" in name]
-    for part in [*blocks[-trained_blocks:], *norms]:
+    for part in [*blocks, *norms]:
         part.requires_grad_(True)
     tokenizer = tokenizer_of(model)
     trainer = Trainer(

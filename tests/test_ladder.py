@@ -30,18 +30,31 @@ def test_fitting_again_mends_what_the_cut_broke(llama, samples, tmp_path):
     broken = tmp_path / "cut"
     ladder.shortened(llama, 1).save_pretrained(broken)
     tokenizer(pad=True).save_pretrained(broken)
-    fitted = ladder.rung(llama, 1, *samples, tmp_path / "one", epochs=3, learning_rate=3e-3, trained_blocks=1, threads=1)
+    fitted = ladder.rung(llama, 1, *samples, tmp_path / "one", epochs=3, learning_rate=3e-3, threads=1)
     whole, without, mended = (ladder.loss(model, *drawn(llama, 1), engine="transformers") for model in (llama, broken, fitted))
     assert whole < mended < without - 0.2 * (without - whole)
 
 
-def test_the_lower_blocks_and_the_output_layer_stay(llama, samples, tmp_path):
-    fitted = AutoModelForCausalLM.from_pretrained(ladder.rung(llama, 2, *samples, tmp_path / "two", trained_blocks=1, threads=1))
+def test_the_blocks_in_the_middle_are_left_out(gemma, tmp_path):
+    """Of a model with six, whose last has another kind of attention; saved, it reads as before."""
+    whole, network = AutoModelForCausalLM.from_pretrained(gemma), ladder.shortened(gemma, 3).eval()
+    for own, number in zip(network.model.layers, [0, 1, 5], strict=True):
+        torch.testing.assert_close(own.mlp.up_proj.weight, whole.model.layers[number].mlp.up_proj.weight)
+    kinds = whole.config.layer_types
+    assert network.config.layer_types == [kinds[0], kinds[1], kinds[5]] and len(set(kinds)) == 2
+    network.save_pretrained(tmp_path)
+    ids = torch.arange(3, 23)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(network(ids).logits, AutoModelForCausalLM.from_pretrained(tmp_path).eval()(ids).logits)
+
+
+def test_every_block_is_fitted_and_the_output_layer_stays(llama, samples, tmp_path):
+    fitted = AutoModelForCausalLM.from_pretrained(ladder.rung(llama, 2, *samples, tmp_path / "two", threads=1))
     whole = AutoModelForCausalLM.from_pretrained(llama)
     assert fitted.config.num_hidden_layers == len(fitted.model.layers) == 2
-    torch.testing.assert_close(fitted.model.layers[0].mlp.up_proj.weight, whole.model.layers[0].mlp.up_proj.weight)
     torch.testing.assert_close(fitted.lm_head.weight, whole.lm_head.weight)
-    assert not torch.equal(fitted.model.layers[1].mlp.up_proj.weight, whole.model.layers[1].mlp.up_proj.weight)
+    for own, number in zip(fitted.model.layers, [0, 2], strict=True):
+        assert not torch.equal(own.mlp.up_proj.weight, whole.model.layers[number].mlp.up_proj.weight)
 
 
 def test_a_rung_is_fitted_once_and_the_whole_model_never(llama, samples, tmp_path, monkeypatch):
