@@ -26,13 +26,17 @@ def over_seeds(rows, metrics, index=("expert", "method"), cell=None):
 
 def _cell(values):
     if len(values) == 1:
-        return f"{values.iloc[0]:.3f}"
-    return f"{values.median():.3f} [{values.quantile(0.05):.3f}, {values.quantile(0.95):.3f}]"
+        return _number(values.iloc[0])
+    return f"{_number(values.median())} [{_number(values.quantile(0.05))}, {_number(values.quantile(0.95))}]"
 
 
 def mean_and_range(values):
     """Mean [lowest, highest]: for a few seeds, of which percentiles would say nothing."""
-    return f"{values.mean():.3f}" + (f" [{values.min():.3f}, {values.max():.3f}]" if len(values) > 1 else "")
+    return _number(values.mean()) + (f" [{_number(values.min())}, {_number(values.max())}]" if len(values) > 1 else "")
+
+
+def _number(value):
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
 
 
 def plain(table, precision=3):
