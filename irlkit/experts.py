@@ -47,6 +47,11 @@ class Reader:
         nothing = np.zeros((0, projection.axes.shape[1]), np.float32)
         return cls(pd.Index([]), nothing, projection, str(model), tuple(layers), pooling, finished)
 
+    def knowing(self, texts):
+        """The same reader with the features of `texts` at hand, for texts that are asked for beside others again and again."""
+        new = pd.Index(texts).unique().difference(self.known, sort=False)
+        return replace(self, known=self.known.append(new), published=np.concatenate([self.published, self(new)]))
+
     def __call__(self, texts):
         """Features φ [n, p] of texts."""
         distinct = pd.Index(texts).unique()

@@ -24,6 +24,15 @@ def test_what_is_read_stands_where_what_is_published_stands(bench, reader):
     assert np.abs(mixed[1] - mixed[0]).max() > 0.01
 
 
+def test_texts_that_a_reader_knows_are_not_read_again(reader, monkeypatch):
+    texts = ["the cat sat", "a new text", "the cat sat"]
+    before = reader(texts)
+    knowing = reader.knowing(texts)
+    monkeypatch.setattr(experts.features, "read", lambda *_, **__: pytest.fail("read again"))
+    np.testing.assert_array_equal(knowing(texts), before)
+    assert len(knowing.known) == len(reader.known) + 2 and len(knowing.known) == len(knowing.published)
+
+
 def test_another_reader_reads_all_that_is_judged(bench, neox, tmp_path):
     """Pairs read by one model and completions by another would be judged by no reward at all."""
     train = list(bench.table.completion[bench.table.split == "train"])
