@@ -21,7 +21,6 @@ import chapters  # noqa: E402
 
 SOURCES = sorted((ROOT / "notebooks").glob("*.ipynb"))
 NAMES = [path.stem for path in SOURCES]
-IN_BOOK = chapters.in_book()  # drafts run on tiny models alone, in test_paper
 ANALYSES = ["00-tabular-irl", "04-max-margin-irl", "05-reward-accuracy", "06-non-identifiability"]
 METRICS = ["pair_accuracy", "pair_accuracy_raw", "auroc", "spearman", "label_accuracy", "f1"]
 QUIET = {**os.environ, "PYTHONPATH": str(ROOT), "TOKENIZERS_PARALLELISM": "false"}
@@ -124,7 +123,7 @@ def smoke(*arguments):
 def smoke_run():
     """runs/smoke, brought up to date by the workflow: the real model and texts, few of each; then what a quick run leaves out."""
     smoke()
-    for name in sorted(set(IN_BOOK) - set(chapters.run_by("smoke"))):
+    for name in sorted(set(chapters.CHAPTERS) - set(chapters.run_by("smoke"))):
         smoke("--notebook", name)
     merge_summaries(ROOT / "runs/smoke", "smoke")
     return ROOT / "runs/smoke"
@@ -132,7 +131,7 @@ def smoke_run():
 
 def test_the_smoke_profile_makes_every_chapter(smoke_run):
     """The same code as the published run, from prompts to a recovered reward; no cell failed or was left out."""
-    for name in IN_BOOK:
+    for name in chapters.CHAPTERS:
         notebook = nbformat.read(smoke_run / f"notebooks/{name}.ipynb", as_version=4)
         code = [cell for cell in notebook.cells if cell.cell_type == "code"]
         assert all(cell.execution_count for cell in code)
@@ -144,7 +143,7 @@ def test_the_smoke_profile_makes_every_chapter(smoke_run):
 
 def test_the_smoke_profile_shows_no_unmasked_html(smoke_run):
     """A completion that is HTML would become part of the page."""
-    for name in IN_BOOK:
+    for name in chapters.CHAPTERS:
         for cell in nbformat.read(smoke_run / f"notebooks/{name}.ipynb", as_version=4).cells:
             for output in cell.get("outputs", []):
                 assert "<script" not in output.get("data", {}).get("text/html", "")

@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--prose", action="store_true", help="only bring the prose of results/ up to date, without any run")
     asked = parser.parse_args(arguments)
     try:
-        names = [chapters.find(asked.notebook)] if asked.notebook else chapters.in_book()
+        names = [chapters.find(asked.notebook)] if asked.notebook else list(chapters.CHAPTERS)
         refresh(names) if asked.prose else publish(asked.profile, names)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -67,7 +67,7 @@ def publish(profile: str, names: list[str]) -> None:
             copy_chapter(run, new, name, profile)
         merge_summaries(str(new), profile)
         check_size(new)
-        if all((new / f"notebooks/{name}.ipynb").exists() for name in chapters.in_book()):
+        if all((new / f"notebooks/{name}.ipynb").exists() for name in chapters.CHAPTERS):
             build(new)
         shutil.rmtree(RESULTS, ignore_errors=True)
         shutil.move(new, RESULTS)
