@@ -22,7 +22,7 @@ html: .venv/.ready
 	@$(RUN) workflow/build.py results
 
 test: setup
-	@OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2 --dist loadfile
+	@OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 publish: PROFILE = full
 publish: .venv/.ready

@@ -47,6 +47,11 @@ def saved(network, words, folder):
     return folder
 
 
+def pytest_collection_modifyitems(items):
+    """First the two files that run all notebooks: two processes share the files, and none should begin so long a one last."""
+    items.sort(key=lambda item: item.path.stem not in ("test_notebooks", "test_paper"))
+
+
 def tiny(network, config, folder, seed, pad=True, **shape):
     """Folder of a language model with blocks of width 32 and a context of 48 tokens; `pad`: whether it has a padding token."""
     words = tokenizer(pad)

@@ -123,8 +123,7 @@ def smoke(*arguments):
 def smoke_run():
     """runs/smoke, brought up to date by the workflow: the real model and texts, few of each; then what a quick run leaves out."""
     smoke()
-    for name in sorted(set(chapters.CHAPTERS) - set(chapters.run_by("smoke"))):
-        smoke("--notebook", name)
+    smoke("--cores", "2", "--notebook", *sorted(set(chapters.CHAPTERS) - set(chapters.run_by("smoke"))))
     merge_summaries(ROOT / "runs/smoke", "smoke")
     return ROOT / "runs/smoke"
 

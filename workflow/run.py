@@ -1,4 +1,4 @@
-"""Run the notebooks of a profile: python workflow/run.py --profile smoke [--notebook 05] [--cores 1].
+"""Run the notebooks of a profile: python workflow/run.py --profile smoke [--notebook 05 06] [--cores 1].
 
 Checks every parameter first, then asks Snakemake for what is missing or old in runs/PROFILE, on two cores, and
 prints what each notebook is doing. A killed run goes on with the same command. Exit code 0 only if all is done.
@@ -27,7 +27,7 @@ SECONDS_BETWEEN_LOOKS = 2.0
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--profile", default="laptop", help="laptop (the notebooks' defaults) or a file of profiles/")
-    parser.add_argument("--notebook", help="one notebook by its number, with those that it needs")
+    parser.add_argument("--notebook", nargs="+", default=[], help="notebooks by their numbers, with those that they need")
     parser.add_argument("--cores", type=int, default=2, help="processor cores to keep busy (2)")
     asked = parser.parse_args(arguments)
     try:
@@ -37,11 +37,11 @@ def main(arguments: list[str]) -> int:
         return 2
 
 
-def run(profile: str, notebook: str | None, cores: int = 2) -> int:
+def run(profile: str, notebooks: list[str], cores: int = 2) -> int:
     """Bring runs/PROFILE up to date; returns the exit code."""
     if not re.fullmatch(r"[\w-]+", profile):
         raise UserError(f"profile {profile!r}: a name has letters, digits, - and _ only")
-    targets = [f"runs/{profile}/{path}" for path in chapters.outputs(chapters.find(notebook))] if notebook else []
+    targets = [f"runs/{profile}/{path}" for notebook in notebooks for path in chapters.outputs(chapters.find(notebook))]
     if cores < 1:
         raise UserError(f"cores: {cores}; at least one is needed")
     check_parameters(profile)
